@@ -62,7 +62,7 @@ class Axis:
         if any(after <= before for before, after in zip(self.values, self.values[1:], strict=False)):
             raise ValueError(f"The values of {self.name!r} must ascend without repeats: got {self.values}.")
         if self.log and self.values[0] <= 0:
-            raise ValueError(f"The values of {self.name!r} are drawn in log space and must be > 0: got {self.values[0]}.")
+            raise ValueError(f"The values of {self.name!r} are on a log axis and must be > 0: got {self.values[0]}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,8 @@ class Curve:
     @classmethod
     def join(cls, curves: Sequence[Curve]) -> Self:
         """The curves one after another, as one."""
-        return cls(*(np.concatenate([getattr(c, f.name) for c in curves]) for f in fields(cls))) if curves else cls.empty()
+        columns = [[getattr(curve, each.name) for curve in curves] for each in fields(cls)]
+        return cls(*map(np.concatenate, columns)) if curves else cls.empty()
 
     def __len__(self) -> int:
         return len(self.steps)
