@@ -1,0 +1,225 @@
+"""The shell around the pure steps: what torch.optim.Optimizer keeps, plus a momentum that may be a rule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from .measuring import Memory, keeps_gradient
+from .momentum import Fixed, Rule, Scalar, as_rule, rule
+
+__all__ = ["MomentumOptimizer", "ParamGroup", "Params", "check_number"]
+
+ParamGroup = dict[str, Any]
+Params = Iterable[Tensor] | Iterable[ParamGroup] | Iterable[tuple[str, Tensor]]
+State = dict[str, Any]
+
+
+class MomentumOptimizer(torch.optim.Optimizer):
+    """An optimizer each of whose parameter groups has a momentum: a number or a rule.
+
+    Groups with equal rules are measured as one vector (scope="global"), each with its own learning rate; a group with
+    a rule of its own is measured alone. A tensor that had no gradient in a step did not move in it and is not measured.
+    """
+
+    _momenta: tuple[Scalar, ...] = ()
+
+    @classmethod
+    @abstractmethod
+    def momentum_of(cls, group: ParamGroup) -> object:
+        """What the group holds as its momentum: a number or a rule, or plain words in a checkpoint."""
+
+    @classmethod
+    @abstractmethod
+    def set_momentum(cls, group: ParamGroup, momentum: object) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def check_group(cls, group: ParamGroup, rule: Rule) -> None:
+        """Raise ValueError where the group's options make no sense, alone or with the rule."""
+
+    @abstractmethod
+    def step_groups(self, rule: Rule, groups: Sequence[ParamGroup]) -> list[Scalar]:
+        """Take the step of groups that share a rule, and return the beta of each."""
+
+    def add_param_group(self, param_group: ParamGroup) -> None:
+        super().add_param_group(param_group)
+        try:
+            self._settle(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _settle(self, group: ParamGroup) -> None:
+        """Check the group; words become rules, and constants become the numbers that schedulers may cycle."""
+        name = type(self).__name__
+        settled = as_rule(self.momentum_of(group))
+        if name in BUILT_IN and name not in settled.optimizers:
+            raise ValueError(f"{name}: {settled} is made for {', '.join(sorted(settled.optimizers))}.")
+        if settled.metric == "preconditioned" and name == "SGD":
+            raise ValueError("SGD has no preconditioner: metric='preconditioned' is for Adam and AdamW. Use 'raw'.")
+        check_options(name, group)
+        self.check_group(group, settled)
+        if isinstance(settled, Fixed):
+            self.set_momentum(group, settled.momentum)
+        else:
+            self.set_momentum(group, settled)
+            group.setdefault("memory", {})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step. closure: evaluates the model again and returns the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._cuda_graph_capture_health_check()
+        momenta: dict[int, Scalar] = {}
+        for shared, indices in self._sharing().items():
+            groups = [self.param_groups[i] for i in indices]
+            momenta |= zip(indices, self.step_groups(shared[0], groups), strict=True)
+        self._momenta = tuple(momenta[i] for i in sorted(momenta))
+        return loss
+
+    def _sharing(self) -> dict[tuple[Rule, int], list[int]]:
+        """The groups (by index) that are measured together, by their rule; those without gradients take no part."""
+        sharing: dict[tuple[Rule, int], list[int]] = {}
+        for i, group in enumerate(self.param_groups):
+            if all(param.grad is None for param in group["params"]):
+                continue
+            shared = self._rule(i, group)
+            alone = shared.scope == "tensor" or isinstance(shared, Fixed)
+            sharing.setdefault((shared, i if alone else -1), []).append(i)
+        return sharing
+
+    def _rule(self, i: int, group: ParamGroup) -> Rule:
+        found = as_rule(self.momentum_of(group))
+        if isinstance(found, Fixed) and "memory" in group:
+            raise ValueError(
+                f"Parameter group {i} was given a rule for its momentum, and something has put {found.momentum} in its "
+                "place. A scheduler that cycles momentum does that: pass cycle_momentum=False."
+            )
+        return found
+
+    @property
+    def last_momentum(self) -> Tensor:
+        """The beta of the last step: of shape () when one beta served all parameters, else one per group or tensor.
+
+        Raises RuntimeError before the first step.
+        """
+        if not self._momenta:
+            raise RuntimeError("There is no momentum yet: no step has been taken.")
+        found = [torch.as_tensor(beta) for beta in self._momenta]
+        if len(found) == 1:
+            return found[0].detach()
+        return torch.cat([beta.reshape(-1).to(found[0]) for beta in found])
+
+    def state_dict(self) -> State:
+        """As in torch.optim, of plain values only: a rule is saved as its words, so weights_only=True can load it."""
+        state = super().state_dict()
+        for group in state["param_groups"]:
+            found = self.momentum_of(group)
+            if isinstance(found, Rule):
+                self.set_momentum(group, found.as_dict())
+        return state
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """As in torch.optim. A checkpoint of torch's own optimizer brings its constant momentum with it."""
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        for group in groups:
+            found = self.momentum_of(group)
+            if isinstance(found, dict):
+                self.set_momentum(group, rule(**found))
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        for group in self.param_groups:
+            home = group["params"][0].device
+            if "memory" in group:
+                group["memory"] = {name: value.to(home) for name, value in group["memory"].items()}
+
+
+BUILT_IN = frozenset({"SGD", "Adam", "AdamW"})
+
+
+def with_gradients(name: str, group: ParamGroup) -> tuple[list[int], list[Tensor], list[Tensor]]:
+    """The parameters of the group that have a gradient: their indices, they themselves, and their gradients."""
+    present = [i for i, param in enumerate(group["params"]) if param.grad is not None]
+    params = [group["params"][i] for i in present]
+    grads = [param.grad for param in params]
+    if any(grad.is_sparse for grad in grads):
+        raise RuntimeError(
+            f"adamom.{name} does not take sparse gradients: differences of them are not sparse. "
+            "Build the embedding with sparse=False, or use torch.optim.SparseAdam for it."
+        )
+    return present, params, grads
+
+
+def kept(states: Sequence[State], params: Sequence[Tensor], name: str) -> tuple[list[Tensor], list[int]]:
+    """What each parameter keeps under that name, and where (by index) it was made just now, all zero."""
+    fresh = [i for i, state in enumerate(states) if state.get(name) is None]
+    for i in fresh:
+        states[i][name] = torch.zeros_like(params[i], memory_format=torch.preserve_format)
+    return [state[name] for state in states], fresh
+
+
+def recall(rule: Rule, group: ParamGroup, present: list[int], states: Sequence[State], params: list[Tensor]) -> Memory:
+    """The memory of the group's parameters that have a gradient."""
+    memory = Memory()
+    if keeps_gradient(rule):
+        memory.previous, memory.fresh = kept(states, params, "previous_grad")
+    if rule.smoothing:
+        memory.change, _ = kept(states, params, "change")
+        memory.path, _ = kept(states, params, "path")
+    for name, value in group.get("memory", {}).items():
+        setattr(memory, name, value[present] if partial(rule, group, present) else value)
+    return memory
+
+
+def keep(rule: Rule, group: ParamGroup, present: list[int], memory: Memory) -> None:
+    """Put the numbers of the memory back into the group; its tensors were changed in place."""
+    for name in ("displacement", "previous_gradient"):
+        value = getattr(memory, name)
+        if value is None:
+            continue
+        if partial(rule, group, present):
+            whole = group["memory"].get(name, value.new_zeros(len(group["params"]))).clone()
+            whole[present] = value
+            value = whole
+        group["memory"][name] = value
+
+
+def partial(rule: Rule, group: ParamGroup, present: list[int]) -> bool:
+    """Only some tensors of the group take part in this step, and each is measured alone."""
+    return rule.scope == "tensor" and len(present) < len(group["params"])
+
+
+def real(tensors: list[Tensor]) -> list[Tensor]:
+    """Complex tensors as views of pairs of real ones, as torch.optim treats them."""
+    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+
+
+def check_number(optimizer: str, name: str, value: Any, low: float, high: float = float("inf")) -> None:
+    if not low <= value < high:
+        wanted = f">= {low}" if high == float("inf") else f"in [{low}, {high})"
+        raise ValueError(f"{optimizer}: {name} must be {wanted}, got {value}.")
+
+
+def check_options(optimizer: str, group: ParamGroup) -> None:
+    """Refuse what every optimizer here refuses."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"{optimizer}: a tensor lr must have one element, got shape {tuple(lr.shape)}.")
+    check_number(optimizer, "lr", lr, 0)
+    check_number(optimizer, "weight_decay", group["weight_decay"], 0)
+    for option, instead in (("differentiable", "torch.optim"), ("fused", "foreach=True")):
+        if group.get(option):
+            raise ValueError(f"{optimizer}: {option}=True is not supported. Use {instead} instead.")
