@@ -236,8 +236,8 @@ class Curve:
 class Result:
     """How a trial ended.
 
-    initial_loss, final_loss, best_loss: validation loss at initialisation, at the end (raw: nan or inf if so) and the
-        lowest finite one seen.
+    initial_loss, final_loss, best_loss: validation loss at initialisation, at the end (raw: nan or inf if so; the
+        training loss where that one broke first) and the lowest finite one seen.
     final_accuracy: share of the validation set classified rightly at the end; nan where a workload has none.
     mean_momentum: mean of beta over every step taken.
     diverged_at: the first step with a non-finite training loss, or the last step when the final loss is no better than
@@ -264,11 +264,12 @@ class Result:
 
     @property
     def capped_loss(self) -> float:
-        """The loss that metrics and Optuna see: the final loss, or the initial one when the run did no better.
+        """The loss that metrics and Optuna see: the final loss, or the initial one when the run diverged or did no better.
 
         Wortsman et al. (2023, arXiv 2309.14322, section 2.2) cap the loss at initialisation in the same way.
         """
-        return self.final_loss if self.final_loss < self.initial_loss else self.initial_loss
+        better = self.outcome is not Outcome.DIVERGED and self.final_loss < self.initial_loss
+        return self.final_loss if better else self.initial_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Running: study files, grids, workloads, training, workers."""

@@ -1,0 +1,89 @@
+"""How many trials to train as one program: measured here and now, the plain loop included.
+
+The answer depends on the model and on the device: on a CPU a perceptron trains fastest a hundred at a time, a
+convolution alone; on a GPU nearly every small model likes company. So a few steps of each are timed, the widths growing
+while that pays.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+
+import torch
+
+from storage.records import Outcome, Study, Trial
+from studies import training
+from studies.grid import points
+from studies.lanes import Pack
+
+__all__ = ["Choice", "calibrate"]
+
+log = logging.getLogger(__name__)
+
+WIDTHS = {"cpu": (8, 32, 128), "cuda": (8, 32, 128, 512)}
+WARM_UP, TIMED = 2, 5  # steps
+GAIN = 1.1  # a wider pack must train a trial at least so many times faster
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many lanes to train at once (1 is the plain loop), and how long a step of one trial then takes."""
+
+    lanes: int
+    seconds_per_step: float
+    loop_seconds_per_step: float
+
+    def __str__(self) -> str:
+        engine = f"{self.lanes} lanes" if self.lanes > 1 else "the plain loop"
+        times = self.loop_seconds_per_step / self.seconds_per_step
+        return f"{engine}: {self.seconds_per_step * 1e6:.0f} us per step and trial, {times:.1f}x the plain loop"
+
+
+def calibrate(study: Study, device: torch.device) -> Choice:
+    """The fastest way to train this study's trials on this device. Logs its choice, and why when it is the loop."""
+    trials = [Trial(i, i, point, Outcome.RUNNING) for i, point in enumerate(points(study))]
+    loop = alone(study, trials[0], device)
+    best = Choice(1, loop, loop)
+    for width in WIDTHS.get(device.type, WIDTHS["cpu"]):
+        if width > len(trials):
+            break
+        try:
+            seconds = together(study, trials[:: len(trials) // width][:width], device)
+        except Exception as error:  # whatever vmap cannot express: the loop can
+            log.info("%s cannot be trained in lanes (%s: %s)", study.workload, type(error).__name__, error)
+            break
+        if seconds * (GAIN if best.lanes > 1 else 1.0) > best.seconds_per_step:
+            break
+        best = Choice(width, seconds, loop)
+    log.info("%s on %s: %s", study.workload, device, best)
+    return best
+
+
+def alone(study: Study, trial: Trial, device: torch.device) -> float:
+    """Seconds per step of the plain loop."""
+    events = training.train(trial.point, study, device)
+    next(events)  # the evaluation at initialisation
+    return timed(lambda: next(events), device)
+
+
+def together(study: Study, trials: list[Trial], device: torch.device) -> float:
+    """Seconds per step and trial of a pack."""
+    pack = Pack(trials, study, device)
+    return timed(pack.step, device) / len(trials)
+
+
+def timed(step: Callable[[], object], device: torch.device) -> float:
+    """The median time of a step."""
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return median(islice(seconds, WARM_UP, None))

@@ -1,0 +1,238 @@
+"""Many trials as one program: K lanes, each with its own weights, batches, learning rate and momentum.
+
+A pack of trials shares a model and a batch size, nothing else. Its weights lie in one matrix of shape (lanes, weights);
+one program computes the losses and gradients of all lanes (`studies.program`), and one step per arm moves them all
+(`adamom.sgd.step_`, `adamom.adam.step_`). Lanes never mix: a lane gives what it would give in any other pack, to the
+bit on the CPU, and one that is full of NaN leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import adamom
+from storage.records import Curve, Study, Trial
+from studies import arms, program, training, workloads
+from studies.provenance import provenance
+from studies.training import Event
+
+__all__ = ["Pack", "train"]
+
+log = logging.getLogger(__name__)
+
+def train(trials: Sequence[Trial], study: Study, device: torch.device) -> Iterator[tuple[Trial, Event]]:
+    """Train these trials as one program; the events of each are those of `training.train`.
+
+    Nothing is read back from the device between two evaluations, and once for all lanes at each.
+    """
+    pack = Pack(trials, study, device)
+    yield from pack.evaluate()
+    for evaluated_at in study.budget.evaluated_at:
+        while pack.steps < evaluated_at:
+            pack.step()
+            yield pack.trials[0], None
+        yield from pack.evaluate()
+        if not any(pack.live):
+            return
+        pack.compact()
+
+
+@dataclass
+class Slice:
+    """The neighbouring lanes of one arm: they share the rule and the options of their optimizer."""
+
+    rule: adamom.Rule
+    lanes: slice
+    group: arms.LaneGroup
+
+
+class Pack:
+    """The state of K lanes.
+
+    weights, grads: tensors of shape (lanes, weights). params, destinations: their views of shape (lanes, *shape), one
+    for each parameter of the model. buffers: stacked copies of shape (lanes, *shape).
+    live: which lanes still train; the others only fill their place until the pack is compacted.
+    """
+
+    def __init__(self, trials: Sequence[Trial], study: Study, device: torch.device) -> None:
+        self.started = time.perf_counter()
+        self.study, self.device = study, device
+        self.ran_on = provenance(device, engine=f"lanes {len(trials)}")
+        self.workload = workloads.load(study.workload)
+        place = {name: i for i, name in enumerate(study.arm_names)}
+        self.trials = sorted(trials, key=lambda trial: place[trial.point.arm])
+        self.packed = len(self.trials)
+        self.steps = self.evaluated_at = 0
+        self.live = [True] * len(self.trials)
+        self.curves: dict[int, list[Curve]] = {trial.id: [] for trial in self.trials}
+        self.training, self.validation = self.workload.train.to(device), self.workload.validation.to(device)
+        self.model = self.workload.initial_model(0)
+        self.load_weights()
+        self.load_batches()
+        self.slices = list(self.arm_slices())
+        self.losses, self.betas = (torch.zeros(self.packed, device=device) for _ in range(2))
+        self.all_finite = torch.ones(self.packed, dtype=torch.bool, device=device)
+        self.finite_steps = torch.zeros(self.packed, dtype=torch.int64, device=device)
+
+    def load_weights(self) -> None:
+        """Every lane starts from the weights of its seed."""
+        models = {seed: self.workload.initial_model(seed) for seed in {trial.point.seed for trial in self.trials}}
+        mine = [models[trial.point.seed] for trial in self.trials]
+        flat = {id(model): torch.cat([p.detach().flatten() for p in model.parameters()]) for model in mine}
+        self.weights = torch.stack([flat[id(model)] for model in mine]).to(self.device)
+        self.grads = torch.zeros_like(self.weights)
+        stacked = zip(*(list(model.buffers()) for model in mine), strict=True)
+        self.buffers = [torch.stack(copies).to(self.device) for copies in stacked]
+        self.shape_views()
+
+    def load_batches(self) -> None:
+        """Every lane sees the batches of its seed."""
+        budget = self.study.budget
+        seeds = sorted({trial.point.seed for trial in self.trials})
+        orders = [self.workload.batch_order(seed, budget.steps, budget.batch_size) for seed in seeds]
+        self.orders = torch.stack(orders, dim=1).to(self.device)  # (steps, seeds, batch)
+        self.seed_of = torch.tensor([seeds.index(trial.point.seed) for trial in self.trials], device=self.device)
+
+    def shape_views(self) -> None:
+        """The model's parameters, and where their gradients go, as views into the two matrices."""
+        self.params = views(self.weights, self.model)
+        self.destinations = views(self.grads, self.model)
+
+    def arm_slices(self) -> Iterator[Slice]:
+        """The pack's arms, each with an optimizer state of its own; trials stand in the order of their arms."""
+        first = 0
+        for name, trials in groupby(self.trials, key=lambda trial: trial.point.arm):
+            arm, rates = self.study.arm(name), [trial.point.lr for trial in trials]
+            rule, lanes = arms.rule_of(arm), slice(first, first + len(rates))
+            lr = torch.tensor(rates, dtype=self.weights.dtype, device=self.device)
+            yield Slice(rule, lanes, arms.lane_group(arm, moved(rule, lanes, self.weights, self.params), lr))
+            first = lanes.stop
+
+    def step(self) -> None:
+        """One optimizer step of every lane."""
+        batch = self.orders[self.steps][self.seed_of]
+        inputs, targets = self.training.inputs[batch], self.training.targets[batch]
+        run = self.program("gradient", inputs, targets)
+        (losses,) = run(*self.params, *self.buffers, inputs, targets, *self.destinations)
+        for part in self.slices:
+            part.group.grads = moved(part.rule, part.lanes, self.grads, self.destinations)
+            beta = arms.lane_step(part.rule, part.group)
+            self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
+        self.losses += losses
+        self.all_finite &= losses.isfinite()
+        self.finite_steps += self.all_finite
+        self.steps += 1
+
+    def evaluate(self) -> Iterator[tuple[Trial, Event]]:
+        """What every live lane has to say: its next entry, and its result if it has come to its end."""
+        budget = self.study.budget
+        since = self.steps - self.evaluated_at
+        losses, accuracies = self.validate()
+        measured = [self.losses / since, losses, accuracies, self.betas / since, self.finite_steps]
+        rows = torch.stack([row.float() for row in measured]).cpu().numpy()  # the one synchronisation with the host
+        for lane, (train_loss, loss, accuracy, beta, finite_steps) in enumerate(rows.T):
+            if not self.live[lane]:
+                continue
+            trial = self.trials[lane]
+            curve = Curve(*([value] for value in (self.steps, train_loss, loss, accuracy, beta)))
+            self.curves[trial.id].append(curve)
+            yield trial, curve
+            if finite_steps < self.steps or self.steps == budget.steps:
+                self.live[lane] = False
+                whole = Curve.join(self.curves.pop(trial.id))
+                yield trial, training.conclude(whole, int(finite_steps), budget, self.seconds_each, self.ran_on)
+        self.evaluated_at = self.steps
+        self.losses.zero_()
+        self.betas.zero_()
+
+    @property
+    def seconds_each(self) -> float:
+        """A lane's share of the time since the pack began."""
+        return (time.perf_counter() - self.started) / self.packed
+
+    def validate(self) -> tuple[Tensor, Tensor]:
+        """Validation loss and accuracy of every lane, tensors of shape (lanes,)."""
+        total = torch.zeros(2, len(self.live), device=self.device)
+        for inputs, targets in training.chunks(self.validation):
+            run = self.program("evaluation", inputs, targets)
+            total += torch.stack(run(*self.params, *self.buffers, inputs, targets)) * (len(inputs) / len(self.validation))
+        return total[0], total[1]
+
+    def compact(self) -> None:
+        """Leave ended lanes behind, where that makes the pack narrower by a step of the ladder."""
+        alive = [lane for lane, live in enumerate(self.live) if live]
+        width = narrower(len(alive), self.packed)
+        if width >= len(self.live):
+            return
+        ended = [lane for lane, live in enumerate(self.live) if not live]
+        lanes = sorted(alive + ended[: width - len(alive)])
+        index = torch.tensor(lanes, device=self.device)
+        self.weights, self.buffers = self.weights[index], [buffer[index] for buffer in self.buffers]
+        self.shape_views()
+        self.slices = [kept for part in self.slices if (kept := self.narrowed(part, lanes))]
+        for name in ("seed_of", "losses", "betas", "all_finite", "finite_steps"):
+            setattr(self, name, getattr(self, name)[index])
+        self.trials, self.live = [self.trials[lane] for lane in lanes], [self.live[lane] for lane in lanes]
+
+    def narrowed(self, part: Slice, lanes: list[int]) -> Slice | None:
+        """The part of a slice that stays when only these lanes do; its state moves with it."""
+        stay = [lane - part.lanes.start for lane in lanes if part.lanes.start <= lane < part.lanes.stop]
+        if not stay:
+            return None
+        first = sum(lane < part.lanes.start for lane in lanes)
+        here = slice(first, first + len(stay))
+        group = selected(part.group, torch.tensor(stay, device=self.device))
+        group.params = moved(part.rule, here, self.weights, self.params)
+        return Slice(part.rule, here, group)
+
+    def program(self, kind: str, inputs: Tensor, targets: Tensor) -> program.Program:
+        """The compiled gradient or evaluation for the shapes at hand; compiled once per process."""
+        key = (kind, self.workload.name, len(self.live), len(inputs), str(self.device))
+        if key not in PROGRAMS:
+            make = program.gradient if kind == "gradient" else program.evaluation
+            PROGRAMS[key] = make(self.model, self.params, self.buffers, inputs, targets)
+        return PROGRAMS[key]
+
+
+PROGRAMS: dict[tuple[str, str, int, int, str], program.Program] = {}
+
+
+def moved(rule: adamom.Rule, lanes: slice, whole: Tensor, each: list[Tensor]) -> list[Tensor]:
+    """What the optimizer of these lanes works on: their whole rows, unless its rule measures each tensor alone."""
+    return [tensor[lanes] for tensor in each] if rule.scope == "tensor" else [whole[lanes]]
+
+
+def views(flat: Tensor, model: nn.Module) -> list[Tensor]:
+    """A matrix of shape (lanes, weights) as one view of shape (lanes, *shape) for each of the model's parameters."""
+    sizes = [p.numel() for p in model.parameters()]
+    return [
+        part.view(len(flat), *p.shape)
+        for part, p in zip(flat.split(sizes, dim=1), model.parameters(), strict=True)
+    ]
+
+
+def narrower(alive: int, packed: int) -> int:
+    """The least width on the ladder packed, 3/4, 1/2, 1/4 of it … that holds so many lanes."""
+    rungs = [max(1, -(-packed * quarters // 4)) for quarters in (4, 3, 2, 1)]
+    return min(rung for rung in rungs if rung >= alive)
+
+
+def selected(state: Any, lanes: Tensor) -> Any:
+    """An optimizer's state with only these lanes: lists of tensors by their first dimension, numbers by their last."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, list):
+            return [each[lanes] if isinstance(each, Tensor) else each for each in value]
+        if isinstance(value, Tensor):
+            return value[..., lanes]
+        return selected(value, lanes) if is_dataclass(value) else value
+
+    return replace(state, **{each.name: kept(getattr(state, each.name)) for each in fields(state)})

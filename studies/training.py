@@ -1,0 +1,127 @@
+"""One trial: model, batches, optimizer. It yields what it measures and knows no store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from storage.records import Budget, Curve, Outcome, Point, Result, Study
+from studies import arms, workloads
+from studies.provenance import provenance
+from studies.workloads.workload import Split, accuracy_of, loss_of
+
+__all__ = ["Event", "conclude", "train"]
+
+Event = Curve | Result | None
+"""What a trial has to say: an evaluation, its end, or only that it is still alive."""
+
+EVALUATION_BATCH = 1024  # validation examples per forward pass: bounds the memory, changes no result we keep
+
+
+def train(point: Point, study: Study, device: torch.device) -> Iterator[Event]:
+    """Train one cell alone, a plain loop over steps.
+
+    Yields a Curve of one entry after every evaluation, starting with the model at initialisation; None after every
+    step, so that the caller may stop in between; last of all the Result. Nothing is read back from the device between
+    two evaluations.
+    """
+    started = time.perf_counter()
+    workload, budget = workloads.load(study.workload), study.budget
+    training, validation = workload.train.to(device), workload.validation.to(device)
+    order = workload.batch_order(point.seed, budget.steps, budget.batch_size).to(device)
+    model = workload.initial_model(point.seed).to(device)
+    optimizer = arms.build(study.arm(point.arm), model.parameters(), point.lr)
+
+    curves = [evaluate(model, validation)]
+    yield curves[0]
+    finite_steps = torch.zeros((), dtype=torch.int64, device=device)
+    all_finite = torch.ones((), dtype=torch.bool, device=device)
+    step = 0
+    for evaluated_at in budget.evaluated_at:
+        losses, betas = torch.zeros((), device=device), torch.zeros((), device=device)
+        steps = evaluated_at - step
+        while step < evaluated_at:
+            batch = order[step]
+            optimizer.zero_grad()
+            loss = loss_of(model(training.inputs[batch]), training.targets[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses += loss.detach()
+            betas += optimizer.last_momentum.mean()
+            all_finite &= loss.detach().isfinite()
+            finite_steps += all_finite
+            step += 1
+            yield None
+        curves.append(evaluate(model, validation, step, losses / steps, betas / steps))
+        yield curves[-1]
+        if not all_finite:
+            break
+    yield conclude(
+        Curve.join(curves), int(finite_steps), budget, time.perf_counter() - started, provenance(device, engine="loop")
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Split, step: int = 0, train_loss: Tensor | float = math.nan, beta: Tensor | float = math.nan
+) -> Curve:
+    """One entry of a curve: loss and accuracy over the whole split, in evaluation mode."""
+    model.eval()
+    loss, accuracy = torch.zeros(()), torch.zeros(())
+    for inputs, targets in chunks(split):
+        outputs = model(inputs)
+        share = len(inputs) / len(split)
+        loss = loss + share * loss_of(outputs, targets)
+        accuracy = accuracy + share * accuracy_of(outputs, targets)
+    model.train()
+    return Curve(*([float(value)] for value in (step, train_loss, loss, accuracy, beta)))  # type: ignore[arg-type]
+
+
+def chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """The split in parts that fit one forward pass: inputs and targets."""
+    return zip(split.inputs.split(EVALUATION_BATCH), split.targets.split(EVALUATION_BATCH), strict=True)
+
+
+def conclude(
+    curve: Curve, finite_steps: int, budget: Budget, seconds: float, ran_on: Mapping[str, Any]
+) -> Result:
+    """What a finished curve means.
+
+    curve: every evaluation of the trial, the one at initialisation first.
+    finite_steps: how many steps came before the first whose training loss was not finite.
+
+    Diverged means: a training loss that was not finite, or a final validation loss no better than the initial one.
+    """
+    steps, initial, final = int(curve.steps[-1]), float(curve.validation_loss[0]), float(curve.validation_loss[-1])
+    if not math.isfinite(initial):
+        raise ValueError(f"The loss at initialisation is {initial}: the workload's model or data is broken.")
+    broke = finite_steps < steps
+    if broke and math.isfinite(final):
+        final = float(curve.train_loss[-1])
+    diverged = broke or not final < initial
+    seen = curve.validation_loss[np.isfinite(curve.validation_loss)]
+    return Result(
+        outcome=Outcome.DIVERGED if diverged else Outcome.CONVERGED,
+        steps=steps,
+        initial_loss=initial,
+        final_loss=final,
+        best_loss=float(seen.min()),
+        final_accuracy=float(curve.validation_accuracy[-1]),
+        mean_momentum=mean_momentum(curve),
+        diverged_at=(finite_steps + 1 if broke else steps) if diverged else None,
+        seconds=seconds,
+        provenance=ran_on,
+    )
+
+
+def mean_momentum(curve: Curve) -> float:
+    """The mean of beta over all steps, from its means between evaluations; nan when no finite one was seen."""
+    weights, betas = np.diff(curve.steps), curve.momentum[1:]
+    known = np.isfinite(betas)
+    return float(np.average(betas[known], weights=weights[known])) if known.any() else math.nan

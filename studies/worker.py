@@ -1,0 +1,167 @@
+"""Claim, train, record, finish: the life of a worker, until nothing is left or somebody asks it to stop.
+
+A worker owns what it has claimed and nothing else. It may be killed at any time: what it recorded stays, and what it
+held goes back to the queue when its lease runs out. Asked to stop, it gives back what it holds at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from storage import Curve, Outcome, Result, Store, StoreError, Study, Trial
+from studies import lanes, training
+from studies.calibration import calibrate
+from studies.training import Event
+
+__all__ = ["Worker", "worker_name"]
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 10.0  # a lease lasts 60 s: five renewals may fail before a trial goes back to the queue
+FINISH_SECONDS = 1.0  # how long a result may wait to be written together with others
+POLL_SECONDS = 0.5  # how often to look again while the last cells are in other hands
+
+
+def worker_name() -> str:
+    """This process, as the store and the log call it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass
+class Worker:
+    """One worker of one study on one device.
+
+    lanes: how many trials to train as one program; None measures what is fastest here; 1 is the plain loop.
+    stopped: asked after every training step; True means give everything back and return.
+    """
+
+    store: Store
+    study: Study
+    device: torch.device
+    lanes: int | None = None
+    stopped: Callable[[], bool] = lambda: False
+    name: str = field(default_factory=worker_name)
+    held: dict[int, Trial] = field(default_factory=dict)
+    finished: int = 0
+
+    def work(self, max_trials: int | None = None) -> int:
+        """Train until nothing is left, max_trials are finished, or stopped() says so. Returns how many were finished."""
+        while not self.stopped():
+            allowed = None if max_trials is None else max_trials - self.finished
+            if allowed == 0:
+                break
+            trials = self.claim(allowed)
+            if trials:
+                self.train(trials)
+            elif not self.store.unfinished(self.study.name):
+                break
+            else:
+                time.sleep(POLL_SECONDS)  # others hold the rest; should one of them die, its cells are ours
+        return self.finished
+
+    @cached_property
+    def width(self) -> int:
+        """How many trials to train at once here."""
+        return self.lanes or calibrate(self.study, self.device).lanes
+
+    def claim(self, at_most: int | None) -> tuple[Trial, ...]:
+        """As many trials as train well together here, never more than at_most."""
+        trials = self.store.claim(self.study.name, min(self.width, at_most or self.width), worker=self.name)
+        if any(trial.point.arm not in self.study.arm_names for trial in trials):
+            self.study = self.store.study(self.study.name)  # somebody extended the grid
+        self.held |= {trial.id: trial for trial in trials}
+        return trials
+
+    def train(self, pack: tuple[Trial, ...]) -> None:
+        """Train these trials to their end, whatever that is: no fault of one of them reaches another."""
+        try:
+            self.follow(pack)
+        except StoreError:
+            raise
+        except torch.OutOfMemoryError:
+            self.split(self.still_held(pack))
+        except Exception:
+            self.blame(self.still_held(pack), traceback.format_exc())
+        if self.stopped():
+            self.give_back()
+
+    def follow(self, pack: tuple[Trial, ...]) -> None:
+        """Train one pack, recording what it measures in handfuls and finishing its trials as they end."""
+        measured: list[tuple[Trial, Curve]] = []
+        ended: list[tuple[Trial, Result]] = []
+        recorded_at = time.monotonic()
+        for trial, event in self.events(pack):
+            if isinstance(event, Curve):
+                measured.append((trial, event))
+            elif isinstance(event, Result):
+                ended.append((trial, event))
+            elif time.monotonic() - recorded_at > (FINISH_SECONDS if ended else RENEW_SECONDS):
+                self.record(measured, ended)
+                recorded_at = time.monotonic()
+            if self.stopped():
+                break
+        self.record(measured, ended)
+
+    def events(self, pack: tuple[Trial, ...]) -> Iterator[tuple[Trial, Event]]:
+        """What the trials of a pack have to say: together in lanes, or one after another."""
+        if self.width > 1 and len(pack) > 1:
+            yield from lanes.train(pack, self.study, self.device)
+            return
+        for trial in pack:
+            for event in training.train(trial.point, self.study, self.device):
+                yield trial, event
+
+    def record(self, measured: list[tuple[Trial, Curve]], ended: list[tuple[Trial, Result]]) -> None:
+        """Write what was measured and who has ended, renew every lease, and empty both lists.
+
+        A trial whose lease was lost belongs to somebody else by now: nothing of ours is written, and we let go of it.
+        """
+        lost = [*self.store.record(measured), *self.store.finish(ended)]
+        self.finished += len(ended) - len(lost)
+        for trial, _ in ended:
+            self.held.pop(trial.id, None)
+        for trial in [*lost, *self.store.renew(list(self.held.values()))]:
+            log.warning("lost the lease of trial %d: another worker has it", trial.number)
+            self.held.pop(trial.id, None)
+        measured.clear()
+        ended.clear()
+
+    def split(self, pack: tuple[Trial, ...]) -> None:
+        """Too large for the device: half as many at once; what does not fit even alone is a result of its own."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(pack) == 1:
+            self.record([], [(pack[0], Result(Outcome.OOM, error=traceback.format_exc()))])
+            return
+        half = len(pack) // 2
+        log.warning("out of memory with %d lanes: going on with %d", len(pack), half)
+        self.train(pack[:half])
+        self.train(pack[half:])
+
+    def blame(self, pack: tuple[Trial, ...], error: str) -> None:
+        """Something raised. Alone, it was this trial; in a pack nobody knows, so each is tried alone."""
+        if len(pack) == 1:
+            log.warning("trial %d raised:\n%s", pack[0].number, error)
+            self.store.fail(pack[0], error)
+            self.held.pop(pack[0].id, None)
+            return
+        log.warning("a pack of %d raised, trying each of its trials alone:\n%s", len(pack), error)
+        for trial in pack:
+            self.train((trial,))
+
+    def still_held(self, pack: Iterable[Trial]) -> tuple[Trial, ...]:
+        return tuple(trial for trial in pack if trial.id in self.held)
+
+    def give_back(self) -> None:
+        """Put everything we hold back into the queue at once."""
+        self.store.release(list(self.held.values()))
+        self.held.clear()
