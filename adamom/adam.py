@@ -106,7 +106,7 @@ def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scal
 
 def preconditioner_(group: Group, grads: Tensors) -> Tensors:
     """s <- b2 s + (1 - b2) g^2. Returns D = sqrt(s / (1 - b2^t)) + eps."""
-    torch._foreach_mul_(group.second, group.b2)
+    scale_(group.second, group.b2)
     torch._foreach_addcmul_(group.second, grads, grads, 1 - group.b2)
     if group.amsgrad:
         torch._foreach_maximum_(group.largest, group.second)

@@ -38,7 +38,10 @@ def shaped(factor: Scalar, tensor: Tensor) -> Tensor:
 
 def scale_(tensors: Tensors, factor: Factor) -> None:
     """x <- factor x."""
-    if isinstance(factor, float | int):
+    if isinstance(factor, float | int) and tensors[0].is_cpu:
+        for tensor in tensors:  # on a CPU, _foreach_mul_ rounds the number to the tensors' bfloat16, mul_ does not
+            tensor.mul_(factor)
+    elif isinstance(factor, float | int):
         torch._foreach_mul_(tensors, factor)
     else:
         torch._foreach_mul_(tensors, spread(factor, tensors))

@@ -83,7 +83,6 @@ class MomentumOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._cuda_graph_capture_health_check()
         momenta: dict[int, Scalar] = {}
         for shared, indices in self._sharing().items():
             groups = [self.param_groups[i] for i in indices]

@@ -1,0 +1,34 @@
+"""`import adamom` needs torch and nothing else."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys, torch
+torch.optim.Adam([torch.ones(2, requires_grad=True)])  # torch loads what its optimizers need
+before = set(sys.modules)
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in ("adamom", "torch") and top not in sys.stdlib_module_names:
+            raise ImportError(f"adamom asked for {name}")
+sys.meta_path.insert(0, Refuse())
+import adamom
+parameter = torch.ones(2, requires_grad=True)
+for optimizer in (adamom.SGD([parameter], 0.1, "adaptive"), adamom.AdamW([parameter], betas=("adaptive", 0.9))):
+    parameter.square().sum().backward()
+    optimizer.step()
+foreign = {name.partition(".")[0] for name in set(sys.modules) - before} - {"adamom", "torch"}
+print(sorted(foreign - set(sys.stdlib_module_names)))
+"""
+
+
+def test_import_adamom_needs_torch_and_nothing_else():
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr
+
+
+def test_everything_on_the_menu_is_there():
+    import adamom
+
+    assert [name for name in adamom.__all__ if not hasattr(adamom, name)] == []
