@@ -1,0 +1,23 @@
+"use strict";
+(() => {
+  const draw = (place) => {
+    if (place.dataset.drawn) return;
+    place.dataset.drawn = "yes";
+    const { data, layout } = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+    Plotly.newPlot(place, data, layout, {
+      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      toImageButtonOptions: { format: "svg", filename: place.id },
+    });
+  };
+  const places = [...document.querySelectorAll(".plot")];
+  // A picture is drawn when it comes near, so that a page of many opens at once.
+  const watcher = new IntersectionObserver(
+    (seen) => seen.filter((one) => one.isIntersecting).forEach((one) => { draw(one.target); watcher.unobserve(one.target); }),
+    { rootMargin: "600px" },
+  );
+  places.forEach((place) => watcher.observe(place));
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
+    places.forEach(draw);
+  });
+})();

@@ -1,0 +1,124 @@
+"""How things look everywhere: one colour per arm, a colour of its own for divergence, and how numbers are written.
+
+Colour is never the only sign: arms differ in dash and marker too, and diverged cells carry a cross, so that a grey
+print and a colour-blind reader see the same picture.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from storage.records import Arm
+
+__all__ = ["DIVERGED", "LOSS_SCALE", "NOT_RUN", "Look", "axis_label", "decades", "layout", "looks", "number", "plain"]
+
+INK, MUTED, GRID, PAPER = "#1b1f24", "#57606a", "#e4e7eb", "#ffffff"
+DIVERGED = "#c2452d"  # on a blue-to-yellow scale the only red, and crossed besides
+NOT_RUN = "#eceff2"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+LOSS_SCALE = "Cividis_r"  # even steps of lightness, made for colour-blind eyes; dark is a high loss
+
+CONSTANT_RAMPS = (  # per family, small to large momentum: context, so it is quiet
+    ["#7fa8d1", "#08306b"],
+    ["#8fb58f", "#10451d"],
+    ["#b3a2c7", "#3f1d63"],
+    ["#b0aca5", "#33302b"],
+)
+RULE_COLOURS = ("#d55e00", "#e69f00", "#cc3d8c", "#a50026", "#00a087", "#8c510a", "#f0508c", "#5ab4ac")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon", "pentagon", "cross")
+
+
+class Look(NamedTuple):
+    """How one arm is drawn, in every picture."""
+
+    colour: str
+    dash: str
+    marker: str
+
+    def fill(self, opacity: float) -> str:
+        """The arm's colour for an area, such as a band over seeds."""
+        red, green, blue = (int(self.colour[at : at + 2], 16) for at in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{opacity})"
+
+
+def looks(arms: Sequence[Arm]) -> dict[str, Look]:
+    """Each arm's look by name: constants in their family's quiet ramp from light to dark, rules in strong colours."""
+    families = list(dict.fromkeys(arm.family for arm in arms))
+    colours: dict[str, str] = {}
+    for index, family in enumerate(families):
+        constants = [arm for arm in arms if arm.family == family and not arm.adaptive]
+        constants.sort(key=lambda arm: arm.momentum or 0.0)
+        ramp = CONSTANT_RAMPS[index % len(CONSTANT_RAMPS)]
+        shades = sample_colorscale(ramp, len(constants)) if len(constants) > 1 else [ramp[1]]
+        colours |= {arm.name: _hex(shade) for arm, shade in zip(constants, shades, strict=False)}
+    rules = [arm for arm in arms if arm.adaptive]
+    colours |= {arm.name: RULE_COLOURS[index % len(RULE_COLOURS)] for index, arm in enumerate(rules)}
+    numbers = {arm.name: index for index, arm in enumerate(arms)}
+    return {
+        name: Look(colours[name], DASHES[at % len(DASHES)], MARKERS[at % len(MARKERS)]) for name, at in numbers.items()
+    }
+
+
+def _hex(colour: str) -> str:
+    if colour.startswith("#"):
+        return colour
+    channels = colour[colour.index("(") + 1 : -1].split(",")
+    return "#" + "".join(f"{round(float(channel)):02x}" for channel in channels)
+
+
+def number(value: float) -> str:
+    """A number to three significant digits, as a reader would write it: 0.0316, 12.3, 3.16e-5; "not run" for nan."""
+    if math.isnan(value):
+        return "not run"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        digits = f"{value:.3g}"
+        return digits if "e" not in digits else f"{value:.0f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def decades(value: float) -> str:
+    """A width in decades, to two digits after the point."""
+    return "not run" if math.isnan(value) else f"{value + 0.0:.2f}"
+
+
+def percent(share: float) -> str:
+    """A share such as 0.25 as "25 %"."""
+    return "not run" if math.isnan(share) else f"{share:.0%}".replace("%", " %")
+
+
+def plain(text: str) -> str:
+    """Text from a study as a figure may show it: plotly reads a small HTML of its own in every label."""
+    return html.escape(text, quote=False)
+
+
+def axis_label(text: str) -> dict[str, object]:
+    return {"text": text, "font": {"size": 12, "color": MUTED}, "standoff": 8}
+
+
+def layout(figure: go.Figure, *, height: int, width: int | None = None) -> go.Figure:
+    """The figure in the house's dress: white paper, quiet grid, room for its labels."""
+    axis = {"gridcolor": GRID, "linecolor": MUTED, "zeroline": False, "ticks": "outside", "tickcolor": GRID}
+    return (
+        figure.update_layout(
+            template="none",
+            height=height,
+            width=width,
+            paper_bgcolor=PAPER,
+            plot_bgcolor=PAPER,
+            font={"family": FONT, "size": 12, "color": INK},
+            hoverlabel={"font": {"family": FONT, "size": 12}, "bgcolor": PAPER},
+            margin={"l": 64, "r": 16, "t": 36, "b": 52},
+        )
+        .update_xaxes(**axis)
+        .update_yaxes(**axis)
+    )

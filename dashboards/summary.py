@@ -1,0 +1,392 @@
+"""A study's trials become every number that its report shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboards import metrics
+from dashboards.comparison import Difference, Estimate, compare_arms
+from dashboards.evidence import ArmGrid, Evidence
+from dashboards.measures import STATISTICS, TOLERANCE, Cells, Scale, measure
+from dashboards.style import decades, number
+from storage.records import Counts, Curve, Study, Trial
+
+__all__ = ["RESAMPLES", "ArmRow", "Flag", "Summary", "summarise"]
+
+RESAMPLES = 2000  # the ends of a 95 % interval then rest on 50 resamples each
+TUNING_DRAWS = 20  # beyond twenty random grid points nobody tunes one learning rate by hand
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """One arm in numbers.
+
+    metrics: an estimate for each name in measures.STATISTICS. diverged: share of its trials, with a Wilson interval.
+    best_lr, best_accuracy: where its mean loss is lowest, and the accuracy there. basin_lrs: the ends of its basin.
+    frontier_lr: where half the seeds diverge, interpolated. tuning: expected best loss of 1, 2, ... random grid points.
+    trials: the ids of the trials behind these numbers. Any float is nan where nothing has been run.
+    """
+
+    arm: str
+    family: str
+    adaptive: bool
+    planned: int
+    seeds: int
+    metrics: Mapping[str, Estimate]
+    diverged: Estimate
+    best_lr: float
+    best_accuracy: float
+    basin_lrs: tuple[float, float]
+    frontier_lr: float
+    tuning: tuple[float, ...]
+    trials: tuple[int, ...]
+
+    @property
+    def measured(self) -> int:
+        return len(self.trials)
+
+    @property
+    def best_loss(self) -> Estimate:
+        return self.metrics["best_loss"]
+
+    @property
+    def basin(self) -> Estimate:
+        """Width in decades."""
+        return self.metrics["basin"]
+
+    @property
+    def largest_stable_lr(self) -> Estimate:
+        return self.metrics["largest_stable_lr"]
+
+    @property
+    def sensitivity(self) -> Estimate:
+        return self.metrics["sensitivity"]
+
+    def as_dict(self) -> dict[str, Any]:
+        numbers = {
+            "best_lr": self.best_lr,
+            "best_accuracy": self.best_accuracy,
+            "basin_low_lr": self.basin_lrs[0],
+            "basin_high_lr": self.basin_lrs[1],
+            "frontier_lr": self.frontier_lr,
+        }
+        return {
+            "arm": self.arm,
+            "family": self.family,
+            "adaptive": self.adaptive,
+            "planned": self.planned,
+            "measured": self.measured,
+            "seeds": self.seeds,
+            **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
+            "metrics": {
+                "diverged": self.diverged.as_dict(),
+                **{name: estimate.as_dict() for name, estimate in self.metrics.items()},
+            },
+            "expected_best_loss": list(self.tuning),
+            "trials": list(self.trials),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Something a reader must know before believing a number. arm: "" when it concerns the whole study."""
+
+    kind: str
+    arm: str
+    text: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"kind": self.kind, "arm": self.arm, "text": self.text}
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Every number a report shows, and the evidence they were computed from.
+
+    baselines: for each arm, the arm it is compared with; seed, resamples: of the bootstrap.
+    """
+
+    evidence: Evidence
+    scale: Scale
+    rows: tuple[ArmRow, ...]
+    baselines: Mapping[str, str]
+    differences: tuple[Difference, ...]
+    seed: int
+    resamples: int
+    chosen: str | None = None
+
+    @property
+    def study(self) -> Study:
+        return self.evidence.study
+
+    @property
+    def counts(self) -> Counts:
+        return self.evidence.counts
+
+    def row(self, arm: str) -> ArmRow:
+        """The row of that arm. Raises KeyError."""
+        for row in self.rows:
+            if row.arm == arm:
+                return row
+        raise KeyError(f"This report has no arm {arm!r}. Its arms: {', '.join(row.arm for row in self.rows)}.")
+
+    @cached_property
+    def sentence(self) -> str:
+        """What the study found, in one sentence with an interval."""
+        return _sentence(self)
+
+    @cached_property
+    def flags(self) -> tuple[Flag, ...]:
+        return tuple(_flags(self))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract of `adamom report --json`: strict JSON, null where nothing has been run."""
+        study = self.study
+        scale = {"initial_loss": self.scale.initial, "best_loss": self.scale.best, "tolerance": self.scale.tolerance}
+        return {
+            "version": {"report": 1, "metrics": metrics.VERSION},
+            "study": {"name": study.name, "question": study.question, "workload": study.workload},
+            "counts": self.counts.as_dict(),
+            "planned": self.evidence.planned,
+            "sentence": self.sentence,
+            "scale": {name: value if math.isfinite(value) else None for name, value in scale.items()},
+            "bootstrap": {"seed": self.seed, "resamples": self.resamples, "level": 0.95, "unit": "seed"},
+            "arms": [row.as_dict() for row in self.rows],
+            "comparisons": [difference.as_dict() for difference in self.differences],
+            "flags": [flag.as_dict() for flag in self.flags],
+        }
+
+
+def summarise(
+    study: Study,
+    trials: Sequence[Trial],
+    curves: Mapping[int, Curve],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    baseline: str | None = None,
+) -> Summary:
+    """Every number of a study's report.
+
+    curves: by trial id; trials without one have no steps to target. seed, resamples: of the bootstrap over seeds.
+    baseline: the arm that all others are compared with; unless given, each family's constant momentum with the lowest
+    loss, the strongest choice that somebody without a rule could have made. Raises KeyError when there is no such arm.
+    """
+    return analyse(Evidence.of(study, trials, curves), seed=seed, resamples=resamples, baseline=baseline)
+
+
+def analyse(evidence: Evidence, *, seed: int, resamples: int, baseline: str | None = None) -> Summary:
+    """The summary of evidence: the same numbers from the same arrays, wherever they were kept in the meantime."""
+    scale = Scale.of(evidence)
+    cells = {grid.arm.name: Cells.of(grid, evidence, scale) for grid in evidence.grids}
+    rows = tuple(
+        _row(grid, cells[grid.arm.name], evidence, scale, seed=seed, resamples=resamples) for grid in evidence.grids
+    )
+    baselines = _baselines(evidence.study, rows, baseline)
+    differences = compare_arms(cells, baselines, scale, seed=seed, resamples=resamples)
+    return Summary(evidence, scale, rows, baselines, differences, seed, resamples, baseline)
+
+
+def _row(grid: ArmGrid, cells: Cells, evidence: Evidence, scale: Scale, *, seed: int, resamples: int) -> ArmRow:
+    n, repeats = grid.measured, int(np.isfinite(grid.loss).any(axis=1).sum())
+    curves = cells.curves()
+    values = measure(curves, cells, scale)
+    weights = metrics.draws(len(grid.loss), seed=seed, resamples=resamples)
+    drawn = measure(cells.curves(weights), cells, scale)
+    bounds = _bounds(grid, cells, scale)
+
+    def estimate(name: str) -> Estimate:
+        value = float(values[name][0])
+        low, high = metrics.interval(drawn[name]) if repeats > 1 and math.isfinite(value) else (math.nan, math.nan)
+        return Estimate(value, low, high, n, bounds.get(name, ""))
+
+    at = int(np.nanargmin(curves.loss[0])) if n else -1
+    found = metrics.basin(curves.loss, np.log10(grid.lrs), tolerance=scale.tolerance)
+    low, high = metrics.wilson(np.nansum(grid.diverged), n)
+    edge = metrics.frontier(curves.diverged[0], np.log10(grid.lrs), at=at) if n else math.nan
+    return ArmRow(
+        arm=grid.arm.name,
+        family=grid.arm.family,
+        adaptive=grid.arm.adaptive,
+        planned=grid.loss.size,
+        seeds=repeats,
+        metrics={name: estimate(name) for name in STATISTICS},
+        diverged=Estimate(float(np.nansum(grid.diverged)) / n if n else math.nan, float(low), float(high), n),
+        best_lr=float(grid.lrs[at]) if n else math.nan,
+        best_accuracy=float(metrics.mean_over_seeds(grid.accuracy)[at]) if n else math.nan,
+        basin_lrs=(float(10 ** found.low[0]), float(10 ** found.high[0])) if values["basin"][0] else (math.nan,) * 2,
+        frontier_lr=10**edge,
+        tuning=tuple(metrics.tuning_curve(grid.loss, draws=TUNING_DRAWS).tolist()),
+        trials=tuple(evidence.columns["id"][grid.row[np.isfinite(grid.loss)]].tolist()),
+    )
+
+
+def _bounds(grid: ArmGrid, cells: Cells, scale: Scale) -> dict[str, str]:
+    """Which numbers the edge of the grid or the end of the budget cut short."""
+    if not grid.measured:
+        return {}
+    loss, diverged, steps = (each[0] for each in cells.curves())
+    x, at = np.log10(grid.lrs), int(np.nanargmin(loss))
+    bounds = {}
+    for name, reference in (("basin", None), ("basin_effective", None), ("basin_shared", scale.best)):
+        found = metrics.basin(loss, x, tolerance=scale.tolerance, reference=reference)
+        if found.at_low[0] or found.at_high[0]:
+            bounds[name] = ">="
+    last = grid.lrs[np.isfinite(loss)][-1]
+    stable = metrics.largest_stable_lr(diverged, grid.lrs, at=at)[0]
+    half = metrics.largest_stable_lr(diverged, grid.lrs, at=at, share=0.5)[0]
+    if stable == last:
+        bounds |= {"largest_stable_lr": ">=", "largest_stable_effective_lr": ">="}
+    if half == last:
+        bounds["largest_half_stable_lr"] = ">="
+    if steps[at] >= scale.steps:
+        bounds["steps_to_target"] = ">="
+    return bounds
+
+
+def _baselines(study: Study, rows: Sequence[ArmRow], chosen: str | None) -> dict[str, str]:
+    if chosen is not None:
+        study.arm(chosen)
+        return {arm.name: chosen for arm in study.arms}
+    found = {}
+    for family in dict.fromkeys(row.family for row in rows):
+        constant = [row for row in rows if row.family == family and not row.adaptive and row.best_loss.known]
+        if constant:
+            strongest = min(constant, key=lambda row: row.best_loss.value)
+            found |= {row.arm: strongest.arm for row in rows if row.family == family}
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- in words
+
+
+def _sentence(summary: Summary) -> str:
+    counts, planned = summary.counts, summary.evidence.planned
+    known = [row for row in summary.rows if row.basin.known]
+    if not known:
+        return f"Nothing has been measured yet: 0 of {planned} cells have a result."
+    if not counts.converged:
+        return f"No arm learned: all {counts.diverged} runs measured so far diverged or ended no better than they began."
+    rules = [row for row in known if row.adaptive] or known
+    widest = max(rules, key=lambda row: (row.basin.value, -row.best_loss.value))
+    share = f"{TOLERANCE:.0%}".replace("%", " %")
+    text = (
+        f"{widest.arm} stays within {share} of the study's drop in loss from its own best "
+        f"over {_decades(widest.basin)} of learning rate"
+    )
+    others = [row for row in known if row.adaptive != widest.adaptive] or [row for row in known if row is not widest]
+    others = [row for row in others if row.family == widest.family] or others
+    if not others:
+        return f"{text} ({_repeats(widest.seeds)})."
+    rival = max(others, key=lambda row: (row.basin.value, -row.best_loss.value))
+    return f"{text}; {rival.arm}, {_rank(widest, rival)}, over {_decades(rival.basin)}{_gap(summary, widest, rival)}."
+
+
+def _rank(widest: ArmRow, rival: ArmRow) -> str:
+    return "the widest constant momentum" if widest.adaptive and not rival.adaptive else "the next widest"
+
+
+def _gap(summary: Summary, arm: ArmRow, rival: ArmRow) -> str:
+    """The paired difference of the two basins, and whether chance explains it."""
+    cells = {
+        grid.arm.name: Cells.of(grid, summary.evidence, summary.scale)
+        for grid in summary.evidence.grids
+        if grid.arm.name in (arm.arm, rival.arm)
+    }
+    differences = compare_arms(
+        cells, {arm.arm: rival.arm}, summary.scale, seed=summary.seed, resamples=summary.resamples
+    )
+    basin = next(each for each in differences if each.statistic == "basin")
+    if not basin.estimate.known:
+        return ""
+    verdict = f"p = {number(basin.p)}, {_repeats(basin.seeds)}"
+    if basin.too_few_seeds:
+        verdict += f"; {basin.needed} or more could decide"
+    sign = "+" if basin.estimate.value >= 0 else ""
+    low, high = basin.estimate.low, basin.estimate.high
+    between = f" [{decades(low)}, {decades(high)}]" if math.isfinite(low) else ""
+    return f", a difference of {sign}{decades(basin.estimate.value)}{between} ({verdict})"
+
+
+def _decades(estimate: Estimate) -> str:
+    bound = "at least " if estimate.bound == ">=" else ""
+    between = f" [{decades(estimate.low)}, {decades(estimate.high)}]" if math.isfinite(estimate.low) else ""
+    return f"{bound}{decades(estimate.value)}{between} decades"
+
+
+def _repeats(seeds: int) -> str:
+    return f"{seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def _flags(summary: Summary) -> Iterator[Flag]:
+    yield from _study_flags(summary)
+    for grid, row in zip(summary.evidence.grids, summary.rows, strict=True):
+        yield from _arm_flags(grid, row)
+
+
+def _study_flags(summary: Summary) -> Iterator[Flag]:
+    evidence, counts, study = summary.evidence, summary.counts, summary.study
+    unplanned = evidence.planned - counts.total
+    if counts.finished < evidence.planned:
+        parts = [f"{counts.waiting + counts.lost} wait", f"{counts.running} are running"]
+        parts += [f"{unplanned} have not been planned"] if unplanned else []
+        yield Flag("unfinished", "", f"{counts.finished} of {evidence.planned} cells are finished; {', '.join(parts)}.")
+    for name, what in (
+        ("pruned", "were stopped early and have no final loss"),
+        ("oom", "did not fit on the device"),
+        ("failed", "raised an error in the workload's code"),
+    ):
+        if found := getattr(counts, name):
+            yield Flag(name, "", f"{found} cells {what}: they count as not run in every number.")
+    if evidence.strangers:
+        yield Flag("outside", "", f"{evidence.strangers} stored trials lie outside the study's grid and are left out.")
+    seeds = max((row.seeds for row in summary.rows), default=0)
+    needed = max((difference.needed for difference in summary.differences), default=0)
+    if 0 < seeds < needed:
+        yield Flag(
+            "few seeds",
+            "",
+            f"{_repeats(seeds)}: no paired test over seeds can reach p < 0.05 with as many comparisons as here; "
+            f"{needed} seeds can. Intervals from so few seeds are too narrow.",
+        )
+    elif seeds == 1:
+        yield Flag("few seeds", "", "1 seed: nothing here can say how much of a difference is chance.")
+    if len({arm.lr.values for arm in study.arms}) > 1:
+        yield Flag(
+            "lr windows", "", "The arms have different learning rates: compare averages over the grid (sensitivity, area, "
+            "share diverged) only in the common window."
+        )
+    if len({arm.damped for arm in study.arms}) > 1 or any(arm.adaptive and not arm.damped for arm in study.arms):
+        yield Flag(
+            "meaning of lr", "", "A learning rate does not mean the same step in every arm (momentum multiplies it by "
+            "1 / (1 - beta), Adam normalises it): read the curves against the effective learning rate too."
+        )
+
+
+def _arm_flags(grid: ArmGrid, row: ArmRow) -> Iterator[Flag]:
+    missing = row.planned - row.measured
+    if missing:
+        yield Flag("missing", row.arm, f"{missing} of its {row.planned} cells have not been run.")
+    if not row.measured:
+        return
+    per_seed = np.isfinite(grid.loss).sum(axis=1)
+    if len(set(per_seed[per_seed > 0].tolist())) > 1:
+        yield Flag("unequal seeds", row.arm, "Its learning rates have not all been run with the same seeds.")
+    if row.diverged.value == 1:
+        yield Flag("all diverged", row.arm, "Every run diverged or ended no better than it began.")
+        return
+    if row.best_lr in _ends(grid.lrs):
+        yield Flag("optimum at edge", row.arm, f"Its best learning rate, {number(row.best_lr)}, is the grid's first or last.")
+    elif row.basin.bound:
+        yield Flag("basin at edge", row.arm, "Its basin touches the edge of the grid: the true one is at least as wide.")
+
+
+def _ends(lrs: NDArray[np.float64]) -> tuple[float, float]:
+    return float(lrs[0]), float(lrs[-1])
