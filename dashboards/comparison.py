@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dashboards import metrics
 from dashboards.evidence import Floats
@@ -97,7 +97,7 @@ def flips(seeds: int, *, seed: int) -> Floats:
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
-    """The two-sided p-value of a sign-flip test: the share of arrangements at least as extreme as the first, observed one.
+    """The two-sided p-value of a sign-flip test: the share of arrangements as extreme as the first, observed one.
 
     differences: array of shape (arrangements,), the statistic's difference under each arrangement of `flips`.
     """
@@ -154,7 +154,8 @@ def _differences(
     seeds, cells = len(mine.loss), int(np.isfinite(mine.loss).sum())
     if seeds == 0 or len(mine.lrs) == 0:
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
-        return [Difference(name, arm, base, *[math.nan] * 2, nothing, math.nan, math.nan, 0, 0) for name in STATISTICS]
+        nan = math.nan
+        return [Difference(name, arm, base, nan, nan, nothing, nan, nan, 0, 0) for name in STATISTICS]
     weights = metrics.draws(seeds, seed=seed, resamples=resamples)
     here, there = measure(mine.curves(), mine, scale), measure(other.curves(), other, scale)
     drawn = measure(mine.curves(weights), mine, scale), measure(other.curves(weights), other, scale)
@@ -187,11 +188,11 @@ def _paired(mine: Cells, other: Cells) -> tuple[Cells, Cells]:
     mine, other = mine.at(here, everyone), other.at(there, everyone)
     both = np.isfinite(mine.loss) & np.isfinite(other.loss)
     mine, other = _masked(mine, both), _masked(other, both)
-    seeds, every = both.any(axis=1), np.arange(len(here))
+    seeds, every = np.asarray(both.any(axis=1)), np.arange(len(here))
     return mine.at(every, seeds), other.at(every, seeds)
 
 
-def _masked(cells: Cells, ran: Any) -> Cells:
+def _masked(cells: Cells, ran: NDArray[np.bool_]) -> Cells:
     return replace(
         cells,
         loss=np.where(ran, cells.loss, np.nan),

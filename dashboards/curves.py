@@ -87,7 +87,7 @@ def lr_curves_figure(info: LrCurvesInfo) -> go.Figure:
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.04,
-        vertical_spacing=0.16 / len(families) if len(families) > 1 else 0,
+        vertical_spacing=0.24 / len(families) if len(families) > 1 else 0,
         subplot_titles=[title for family in families for title in (f"<b>{plain(family)}</b>", "")],
     )
     for curve in info.curves:
@@ -99,7 +99,10 @@ def lr_curves_figure(info: LrCurvesInfo) -> go.Figure:
     for row in range(1, len(families) + 1):
         figure.update_yaxes(title=style.axis_label("final validation loss"), row=row, col=1)
         for column, label in enumerate(labels, start=1):
-            figure.update_xaxes(title=style.axis_label(label), row=row, col=column)
+            rates = [c.lrs if column == 1 else c.effective_lrs for c in info.curves if c.family == families[row - 1]]
+            span = np.concatenate([rate[np.isfinite(rate)] for rate in rates])
+            axis = style.lr_axis(span.min(), span.max()) if len(span) else {}
+            figure.update_xaxes(axis, title=style.axis_label(label), row=row, col=column)
     return _dressed(figure, info, rows=len(families))
 
 
@@ -107,10 +110,10 @@ def _dressed(figure: go.Figure, info: LrCurvesInfo, *, rows: int) -> go.Figure:
     if np.isfinite(info.initial):
         for level, dash in ((info.initial, "dot"), (info.target, "dash")):
             figure.add_hline(y=level, line={"color": style.MUTED, "width": 1, "dash": dash}, layer="below")
-    style.layout(figure, height=120 + 330 * rows)
-    figure.update_xaxes(type="log", dtick=1, exponentformat="power")
+    style.layout(figure, height=70 + 340 * rows)
     if info.logarithmic:
-        figure.update_yaxes(type="log", dtick="D2")
+        lowest = min(float(curve.low.min()) for curve in info.curves if len(curve.low))
+        figure.update_yaxes(style.log_axis(lowest, info.initial))
     legend = {"groupclick": "toggleitem", "tracegroupgap": 24, "y": 1, "yanchor": "top"}
     return figure.update_layout(legend=legend, hovermode="closest")
 
@@ -141,16 +144,15 @@ def _lr_traces(curve: LrCurve, x: Floats, look: Look, *, labelled: bool, group: 
         mode="lines+markers",
         name=plain(curve.arm),
         line={"color": look.colour, "dash": look.dash, "width": 2},
-        marker={
-            "symbol": ["x" if share >= 0.5 else look.marker for share in curve.diverged.tolist()],
-            "size": 6,
-            "color": [style.DIVERGED if share >= 0.5 else look.colour for share in curve.diverged.tolist()],
-        },
+        marker={"symbol": look.marker, "size": 6, "color": look.colour},
         text=text,
         hovertemplate="%{text}<extra></extra>",
         **(shared | {"showlegend": labelled}),
     )
-    return [band, line]
+    lost = curve.diverged >= 0.5
+    cross = {"symbol": "x", "size": 6, "color": style.DIVERGED}
+    crosses = go.Scatter(x=x[lost], y=curve.mean[lost], mode="markers", marker=cross, hoverinfo="skip", **shared)
+    return [band, line, crosses]
 
 
 # ---------------------------------------------------------------------------------------------------- learning curves
@@ -180,9 +182,7 @@ class LearningInfo(NamedTuple):
 def learning_info(summary: Summary) -> LearningInfo:
     """What the learning curves of a study show; arms whose curves were not stored are left out."""
     evidence = summary.evidence
-    traces = [
-        _trace(grid, evidence, summary.row(grid.arm.name).best_lr) for grid in evidence.grids if grid.measured
-    ]
+    traces = [_trace(grid, evidence, summary.row(grid.arm.name).best_lr) for grid in evidence.grids if grid.measured]
     return LearningInfo(
         tuple(trace for trace in traces if len(trace.steps)), summary.scale.target, style.looks(summary.study.arms)
     )
@@ -212,7 +212,11 @@ def learning_figure(info: LearningInfo) -> go.Figure:
     """Validation loss against steps, every arm at its best learning rate; below, the momentum that rules chose."""
     rules = any(len(trace.momentum) for trace in info.traces)
     figure = make_subplots(
-        rows=2 if rules else 1, cols=1, shared_xaxes=True, row_heights=[0.68, 0.32] if rules else [1], vertical_spacing=0.06
+        rows=2 if rules else 1,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=[0.68, 0.32] if rules else [1],
+        vertical_spacing=0.06,
     )
     for trace in info.traces:
         look = info.looks[trace.arm]
@@ -225,22 +229,24 @@ def learning_figure(info: LearningInfo) -> go.Figure:
             line={"width": 0},
             hoverinfo="skip",
             showlegend=False,
-            legendgroup=trace.arm,
         )
         name = f"{plain(trace.arm)}, lr {number(trace.lr)}"
         hover = "%{fullData.name}<br>step %{x}: %{y:.3g}<extra></extra>"
-        shared = {"name": name, "line": line, "hovertemplate": hover, "legendgroup": trace.arm}
+        shared = {"name": name, "line": line, "hovertemplate": hover}
         figure.add_trace(band, row=1, col=1)
         figure.add_trace(go.Scatter(x=trace.steps, y=trace.mean, mode="lines", **shared), row=1, col=1)
         if len(trace.momentum):
             beta = go.Scatter(x=trace.momentum_steps, y=trace.momentum, mode="lines", showlegend=False, **shared)
             figure.add_trace(beta, row=2, col=1)
-    figure.add_hline(y=info.target, line={"color": style.MUTED, "width": 1, "dash": "dash"}, layer="below", row=1, col=1)
+    figure.add_hline(
+        y=info.target, line={"color": style.MUTED, "width": 1, "dash": "dash"}, layer="below", row=1, col=1
+    )
     style.layout(figure, height=560 if rules else 400)
     lowest = min((float(trace.low.min()) for trace in info.traces), default=0.0)
     figure.update_yaxes(title=style.axis_label("validation loss"), row=1, col=1)
     if lowest > 0:
-        figure.update_yaxes(type="log", row=1, col=1)
+        highest = max(float(trace.high.max()) for trace in info.traces)
+        figure.update_yaxes(style.log_axis(lowest, highest), row=1, col=1)
     if rules:
         figure.update_yaxes(title=style.axis_label("momentum β"), row=2, col=1)
     return figure.update_xaxes(title=style.axis_label("optimizer steps"), row=2 if rules else 1, col=1)

@@ -122,7 +122,9 @@ class Evidence:
         placed = {cell: trial for trial in trials if (cell := _cell(trial, where)) is not None}
         cells = sorted(placed)
         rows = [_row(placed[cell], cell) for cell in cells]
-        columns = {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
+        columns: dict[str, NDArray[Any]] = {
+            name: np.array([row[name] for row in rows], dtype=kind) for name, kind in COLUMNS.items()
+        }
         steps = _schedule(study)
         losses, momenta = _curves([curves.get(placed[cell].id) for cell in cells], steps)
         return cls(

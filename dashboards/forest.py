@@ -54,19 +54,34 @@ def forest_figure(info: ForestInfo) -> go.Figure:
         better = "← better" if STATISTICS[name].lower_is_better else "better →"
         label = f"{AXES[name]}<br>{better}"
         figure.update_xaxes(title=style.axis_label(label), nticks=4, row=1, col=column)
-    style.layout(figure, height=130 + 34 * len(info.arms))
-    labels = [f"{plain(arm)}<br><span style='color:{style.MUTED};font-size:10px'>against "
-              f"{plain(info.baselines[arm])}</span>" for arm in info.arms]
+    style.layout(figure, height=110 + 38 * len(info.arms))
+    labels = [_label(arm, info.baselines[arm]) for arm in info.arms]
     figure.update_yaxes(range=[0.4, len(info.arms) + 0.6])
     figure.update_yaxes(tickvals=[heights[arm] for arm in info.arms], ticktext=labels, ticks="", row=1, col=1)
-    return figure.update_layout(showlegend=False, margin={"l": 190, "r": 16, "t": 16, "b": 70})
+    return figure.update_layout(showlegend=False, margin={"l": 240, "r": 16, "t": 16, "b": 70})
+
+
+def _label(arm: str, baseline: str) -> str:
+    quiet = f"<span style='color:{style.MUTED};font-size:10px'>against {plain(_short(baseline, 40))}</span>"
+    return f"{plain(_short(arm, 34))}<br>{quiet}"
+
+
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
     estimate, decided = difference.estimate, difference.better is not None
     error = (
-        {"type": "data", "symmetric": False, "array": [estimate.high - estimate.value],
-         "arrayminus": [estimate.value - estimate.low], "thickness": 1.6, "width": 4, "color": look.colour}
+        {
+            "type": "data",
+            "symmetric": False,
+            "array": [estimate.high - estimate.value],
+            "arrayminus": [estimate.value - estimate.low],
+            "thickness": 1.6,
+            "width": 3,
+            "color": look.colour,
+        }
         if math.isfinite(estimate.low)
         else None
     )

@@ -128,7 +128,7 @@ class Curves(NamedTuple):
 def measure(curves: Curves, cells: Cells, scale: Scale) -> dict[str, Floats]:
     """Every statistic in STATISTICS of each row of curves: arrays of shape (rows,), nan where it cannot be computed."""
     rows = len(curves.loss)
-    ran = np.isfinite(curves.loss).any(axis=-1)
+    ran = np.asarray(np.isfinite(curves.loss).any(axis=-1))
     if not ran.all():
         values = measure(Curves(*(each[ran] for each in curves)), cells, scale) if ran.any() else {}
         return {name: _spread(values.get(name), ran) for name in STATISTICS}
@@ -165,7 +165,7 @@ def _spread(values: Floats | None, where: NDArray[np.bool_]) -> Floats:
 
 def _sensitivity(loss: Floats, window: NDArray[np.bool_]) -> Floats:
     inside = np.where(window, loss, np.nan)
-    some = np.isfinite(inside).any(axis=-1)
+    some = np.asarray(np.isfinite(inside).any(axis=-1))
     return np.where(some, metrics.learning_rate_sensitivity(np.where(some[:, None], inside, 0.0)), np.nan)
 
 

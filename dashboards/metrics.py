@@ -1,7 +1,7 @@
 """Robustness in numbers: pure functions of arrays.
 
-losses: array of shape (seeds, points), the final validation loss of one arm at each learning rate; a diverged run counts
-    as its loss at initialisation (see `cap`), nan is a cell that has not been run.
+losses: array of shape (seeds, points), the final validation loss of one arm at each learning rate; a diverged run
+    counts as its loss at initialisation (see `cap`), nan is a cell that has not been run.
 curve: array of shape (..., points), the mean of such losses over seeds; the leading axis, if any, holds bootstrap
     resamples, and every function of a curve is vectorised over it.
 x: array of shape (points,), log10 of the learning rates, ascending.
@@ -61,10 +61,10 @@ Z95 = 1.959963984540054  # two-sided 95 % of a normal variable
 def cap(losses: ArrayLike, initial: ArrayLike) -> Floats:
     """Final losses as metrics see them: min(L, L0), a run that ended in nan or inf counting as L0.
 
-    Wortsman et al. 2023 (arXiv 2309.14322, section 2.2). Dropping such runs instead makes the least stable arm the best.
+    Wortsman et al. 2023 (arXiv 2309.14322, section 2.2). Dropping such runs would make the least stable arm the best.
     """
-    losses, initial = np.broadcast_arrays(np.asarray(losses, dtype=float), np.asarray(initial, dtype=float))
-    return np.where(losses < initial, losses, initial)
+    final, start = np.asarray(losses, dtype=float), np.asarray(initial, dtype=float)
+    return np.where(final < start, final, start)
 
 
 def draws(seeds: int, *, seed: int, resamples: int) -> Floats:
@@ -106,9 +106,7 @@ def stratified_bootstrap(
     scores: one array of shape (runs,) per workload (Agarwal et al. 2021, arXiv 2108.13264).
     """
     generator = np.random.default_rng(seed)
-    return interval([
-        statistic([generator.choice(runs, size=len(runs)) for runs in scores]) for _ in range(resamples)
-    ])
+    return interval([statistic([generator.choice(runs, size=len(runs)) for runs in scores]) for _ in range(resamples)])
 
 
 def wilson(successes: ArrayLike, runs: ArrayLike) -> tuple[Floats, Floats]:
@@ -127,14 +125,14 @@ def wilson(successes: ArrayLike, runs: ArrayLike) -> tuple[Floats, Floats]:
 
 def best(curve: ArrayLike) -> Floats:
     """L*: the lowest point of a curve; nan where nothing has been run."""
-    return np.fmin.reduce(np.asarray(curve, dtype=float), axis=-1)
+    return np.asarray(np.fmin.reduce(np.asarray(curve, dtype=float), axis=-1))
 
 
 def learning_rate_sensitivity(curve: ArrayLike) -> Floats:
     """How far above its best an arm is on average over the grid: mean of L(lr) - L*.
 
-    Wortsman et al. 2023 (arXiv 2309.14322, section 2.2). Its authors' limits: not comparable where a method changes what
-    the learning rate means; blind to a shift of the optimum; 0 for an arm that is equally bad everywhere.
+    Wortsman et al. 2023 (arXiv 2309.14322, section 2.2). Its authors' limits: not comparable where a method changes
+    what the learning rate means; blind to a shift of the optimum; 0 for an arm that is equally bad everywhere.
 
     >>> losses = cap([3.20, 3.00, 2.90, 2.95, 3.10, 9.0, float("nan")], 7.0)
     >>> round(float(learning_rate_sensitivity(losses)), 6)
@@ -214,7 +212,7 @@ def _basin(curve: Floats, x: Floats, tolerance: float, reference: float | None) 
 def _crossing(curve: Floats, x: Floats, level: Floats, start: NDArray[np.intp]) -> tuple[Floats, NDArray[np.bool_]]:
     """Where each row first rises above its level to the right of its start, and whether it never does."""
     above = (curve > level[:, None]) & (np.arange(len(x)) > start[:, None])
-    never, after = ~above.any(axis=-1), above.argmax(axis=-1)
+    never, after = np.asarray(~above.any(axis=-1)), above.argmax(axis=-1)
     rows, after = np.arange(len(curve)), np.maximum(after, 1) if len(x) > 1 else after
     before = np.maximum(after - 1, 0)
     rise = curve[rows, after] - curve[rows, before]
@@ -245,15 +243,15 @@ def frontier(diverged: ArrayLike, x: ArrayLike, *, at: int, level: float = 0.5) 
     diverged: array of shape (points,). at: index of the best learning rate. Interpolated linearly; nan when the share
     does not cross the level inside the grid.
     """
-    share, x = np.asarray(diverged, dtype=float)[at:], np.asarray(x, dtype=float)[at:]
-    ran = np.isfinite(share)
-    share, x = share[ran], x[ran]
-    beyond = np.flatnonzero(share >= level)
+    above, rates = np.asarray(diverged, dtype=float)[at:], np.asarray(x, dtype=float)[at:]
+    ran = np.isfinite(above)
+    above, rates = above[ran], rates[ran]
+    beyond = np.flatnonzero(above >= level)
     if len(beyond) == 0 or beyond[0] == 0:
         return float("nan")
     high = int(beyond[0])
-    part = (level - share[high - 1]) / (share[high] - share[high - 1])
-    return float(x[high - 1] + part * (x[high] - x[high - 1]))
+    part = (level - above[high - 1]) / (above[high] - above[high - 1])
+    return float(rates[high - 1] + part * (rates[high] - rates[high - 1]))
 
 
 def expected_best(losses: ArrayLike, n: int) -> float:
@@ -318,12 +316,14 @@ def anova_shares(losses: ArrayLike) -> Shares:
     cells = losses.mean(axis=1)
     both = cells - whole - by_lr[None, :] - by_momentum[:, None]
     within = losses - cells[:, None, :]
-    squares = np.array([
-        momenta * seeds * (by_lr**2).sum(),
-        seeds * points * (by_momentum**2).sum(),
-        seeds * (both**2).sum(),
-        (within**2).sum(),
-    ])
+    squares = np.array(
+        [
+            momenta * seeds * (by_lr**2).sum(),
+            seeds * points * (by_momentum**2).sum(),
+            seeds * (both**2).sum(),
+            (within**2).sum(),
+        ]
+    )
     total = squares.sum()
     return Shares(*(squares / total if total > 0 else np.full(4, np.nan)).tolist())
 
@@ -332,7 +332,7 @@ def anova_shares(losses: ArrayLike) -> Shares:
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """The mean of the middle half of all scores (Agarwal et al. 2021, arXiv 2108.13264); less than half may be outliers.
+    """The mean of the middle half of all scores (Agarwal et al. 2021, arXiv 2108.13264).
 
     >>> scores = [[.91, .52, .33], [.88, .55, .31], [.93, .50, .36], [.90, .58, .30], [.86, .53, .34]]
     >>> round(interquartile_mean(scores), 7)
@@ -347,7 +347,7 @@ def optimality_gap(scores: ArrayLike, *, optimum: float = 1.0) -> float:
 
 
 def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
-    """The chance that a run of the first has a higher score than one of the second, ties counting half (Mann-Whitney)."""
+    """The chance that a run of the first scores higher than one of the second, ties counting half (Mann-Whitney)."""
     scores, others = np.asarray(scores, dtype=float), np.asarray(others, dtype=float)
     return float(stats.mannwhitneyu(scores, others).statistic / (scores.size * others.size))
 

@@ -21,8 +21,8 @@ SHARES = np.round(np.linspace(0.005, 0.5, 100), 4)  # of the study's drop in los
 class ToleranceInfo(NamedTuple):
     """shares: array of shape (shares,), the tolerance as a share of the drop from L0 to the study's best loss.
 
-    widths: per arm, an array of shape (shares,): decades of learning rate, around the arm's best one, whose mean loss is
-    within that tolerance of the *study's* best. marked: the share that the table's basin uses.
+    widths: per arm, an array of shape (shares,): decades of learning rate, around the arm's best one, whose mean loss
+    is within that tolerance of the *study's* best. marked: the share that the table's basin uses.
     """
 
     shares: Floats
@@ -98,8 +98,7 @@ def tuning_figure(info: TuningInfo) -> go.Figure:
         )
     style.layout(figure, height=400)
     figure.update_xaxes(title=style.axis_label("random grid points tried"))
-    if all((expected > 0).all() for expected in info.expected.values()):
-        figure.update_yaxes(type="log")
+    values = np.concatenate(list(info.expected.values()))
+    if (values > 0).all():
+        figure.update_yaxes(style.log_axis(float(values.min()), float(values.max())))
     return figure.update_yaxes(title=style.axis_label("expected best of them, final validation loss"))
-
-

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jinja2
@@ -22,13 +23,14 @@ from dashboards.curves import learning_figure, learning_info, lr_curves_figure, 
 from dashboards.forest import forest_figure, forest_info
 from dashboards.measures import STATISTICS, TOLERANCE
 from dashboards.profiles import tolerance_figure, tolerance_info, tuning_figure, tuning_info
-from dashboards.style import decades, number, percent
+from dashboards.style import decades, fixed, number, percent
 from dashboards.summary import Summary
 from dashboards.surfaces import surfaces_figure, surfaces_info
 
 __all__ = ["figures", "write_page"]
 
 HERE = Path(__file__).parent
+NOTHING: Mapping[str, str] = MappingProxyType({})
 SVG_DASHES = {
     "solid": "none",
     "dash": "6 3",
@@ -51,45 +53,50 @@ class Caption(NamedTuple):
 CAPTIONS = {
     "surfaces": Caption(
         "Loss over learning rate and momentum",
-        "Each cell is the mean final loss over seeds, all panels on one colour scale; red cells with a cross diverged in half "
-        "of their seeds or more, a red ring marks fewer, pale grey was not run, and the dotted line is where half diverge.",
-        "what happens between two cells, or compare columns of different families: a learning rate means another step there.",
+        "Each cell is the mean final loss over seeds, all panels on one colour scale; red cells with a cross "
+        "diverged in half of their seeds or more, a red ring marks fewer, pale grey was not run, and the dotted "
+        "line is where half diverge.",
+        "what happens between two cells, or compare columns of different families: a learning rate means another "
+        "step there.",
         "no cell has a result yet.",
     ),
     "lr_curves": Caption(
         "Loss against learning rate and effective learning rate",
-        "Lines are means over seeds and bands reach from the lowest seed to the highest; a red cross is a learning rate at which "
-        "half of the seeds or more diverged, the dotted line the loss at initialisation, the dashed one the basin's edge. On the "
-        "right, each step is rescaled by what momentum sums up: a method whose curve only moves has no advantage there.",
+        "Lines are means over seeds and bands reach from the lowest seed to the highest; a red cross is a "
+        "learning rate at which half of the seeds or more diverged, the dotted line the loss at initialisation, "
+        "the dashed one the basin's edge. On the right, each step is rescaled by what momentum sums up: a method "
+        "whose curve only moves has no advantage there.",
         "whether a small gap is chance: see the paired comparisons.",
         "no cell has a result yet.",
     ),
     "tolerance": Caption(
         "Decades of learning rate within a tolerance",
-        "How many decades around an arm's best learning rate stay within a tolerance of the best loss of the whole study; a line "
-        "that starts further left reaches a lower loss, a higher one forgives more. The dashed line is the table's tolerance.",
+        "How many decades around an arm's best learning rate stay within a tolerance of the best loss of the "
+        "whole study; a line that starts further left reaches a lower loss, a higher one forgives more. The "
+        "dashed line is the table's tolerance.",
         "where on the learning-rate axis the basin lies, or whether you could have guessed it.",
         "no cell has a result yet.",
     ),
     "forest": Caption(
         "Paired differences from the baseline",
-        "Each arm minus its baseline on the learning rates and seeds both ran, with a 95 % interval; filled marks are differences "
-        "that a sign-flip test over seeds (Holm-corrected over the arms) does not put down to chance, hollow ones are undecided. "
-        "The baseline is the family's constant momentum with the lowest loss unless another was asked for.",
+        "Each arm minus its baseline on the learning rates and seeds both ran, with a 95 % interval; filled marks"
+        " are differences that a sign-flip test over seeds (Holm-corrected over the arms) does not put down to "
+        "chance, hollow ones are undecided. The baseline is the family's constant momentum with the lowest loss "
+        "unless another was asked for.",
         "that two arms are equal: an interval that crosses zero only means that these seeds do not decide it.",
         "it takes two arms of one family, one of them with a constant momentum, and a result for each.",
     ),
     "tuning": Caption(
         "Expected best of n random grid points",
-        "The lowest loss to expect from trying n cells of the arm's grid at random (Tang et al. 2020); lower and sooner is easier "
-        "to tune.",
+        "The lowest loss to expect from trying n cells of the arm's grid at random (Tang et al. 2020); lower and "
+        "sooner is easier to tune.",
         "how a sampler that learns from its trials would do, and it moves with the grid's window.",
         "no cell has a result yet.",
     ),
     "learning": Caption(
         "Learning curves",
-        "Validation loss along the run at each arm's best learning rate, mean and range over seeds; below, the momentum that each "
-        "rule chose.",
+        "Validation loss along the run at each arm's best learning rate, mean and range over seeds; below, the "
+        "momentum that each rule chose.",
         "anything about other learning rates.",
         "no learning curve has been stored.",
     ),
@@ -111,7 +118,7 @@ def figures(summary: Summary) -> dict[str, go.Figure]:
     return drawn
 
 
-def write_page(summary: Summary, path: Path | str, *, command: str, provenance: Mapping[str, str]) -> Path:
+def write_page(summary: Summary, path: Path | str, *, command: str, provenance: Mapping[str, str] = NOTHING) -> Path:
     """Write the report as one HTML file and return its path; nothing half-written is ever left there.
 
     command: what made the page. provenance: versions, commit, device and the like, shown in the small print.
@@ -131,7 +138,7 @@ def page(summary: Summary, *, command: str, provenance: Mapping[str, str]) -> st
         winners={name: _winners(summary, name) for name in STATISTICS},
         figures={name: _Embedded.of(figure) for name, figure in figures(summary).items()},
         captions=CAPTIONS,
-        comparisons=[_compared(each) for each in summary.differences if each.estimate.known],
+        comparisons=_comparisons(summary),
         looks=style.looks(summary.study.arms),
         resolution=_resolution(summary),
         tolerance=percent(TOLERANCE),
@@ -156,6 +163,7 @@ def _template(name: str) -> jinja2.Template:
         "css": Markup((HERE / "report.css").read_text(encoding="utf-8")),
         "dashes": SVG_DASHES,
         "number": number,
+        "fixed": fixed,
         "decades": decades,
         "percent": percent,
     }
@@ -209,10 +217,21 @@ def _winners(summary: Summary, name: str) -> set[str]:
 
 
 def _resolution(summary: Summary) -> str:
-    steps = {round(float(np.diff(np.log10(arm.lr.values)).max()), 4) for arm in summary.study.arms if len(arm.lr.values) > 1}
+    steps = {
+        round(float(np.diff(np.log10(arm.lr.values)).max()), 4) for arm in summary.study.arms if len(arm.lr.values) > 1
+    }
     if not steps:
         return "one learning rate, so no width can be measured"
     return f"a grid step of {decades(max(steps))} decades"
+
+
+def _comparisons(summary: Summary) -> dict[str, list[dict[str, str]]]:
+    """The known differences by arm, in the words of the table."""
+    grouped: dict[str, list[dict[str, str]]] = {}
+    for each in summary.differences:
+        if each.estimate.known:
+            grouped.setdefault(each.arm, []).append(_compared(each))
+    return grouped
 
 
 def _compared(difference: Difference) -> dict[str, str]:
@@ -220,8 +239,6 @@ def _compared(difference: Difference) -> dict[str, str]:
     between = f" [{number(estimate.low)}, {number(estimate.high)}]" if math.isfinite(estimate.low) else ""
     unit = " decades" if statistic.logarithmic or statistic.unit == "decades" else ""
     return {
-        "arm": difference.arm,
-        "baseline": difference.baseline,
         "title": statistic.title,
         "value": number(difference.value),
         "base": number(difference.base),
@@ -232,11 +249,8 @@ def _compared(difference: Difference) -> dict[str, str]:
 
 
 def verdict(difference: Difference) -> str:
-    """What a difference decides, in words."""
-    if difference.better is None:
-        few = f": too few seeds, {difference.needed} could decide" if difference.too_few_seeds else ""
-        return f"undecided{few}"
-    return "better" if difference.better else "worse"
+    """What a difference decides, in a word."""
+    return {None: "undecided", True: "better", False: "worse"}[difference.better]
 
 
 def write_atomically(path: Path, text: str | bytes) -> Path:

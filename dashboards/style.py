@@ -16,7 +16,23 @@ from plotly.colors import sample_colorscale
 
 from storage.records import Arm
 
-__all__ = ["DIVERGED", "LOSS_SCALE", "NOT_RUN", "Look", "axis_label", "decades", "layout", "looks", "number", "plain"]
+__all__ = [
+    "DIVERGED",
+    "LOSS_SCALE",
+    "NOT_RUN",
+    "Look",
+    "axis_label",
+    "decades",
+    "fixed",
+    "layout",
+    "log_axis",
+    "looks",
+    "lr_axis",
+    "number",
+    "percent",
+    "plain",
+    "wrapped",
+]
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#57606a", "#e4e7eb", "#ffffff"
 DIVERGED = "#c2452d"  # on a blue-to-yellow scale the only red, and crossed besides
@@ -86,6 +102,13 @@ def number(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def fixed(value: float) -> str:
+    """A number to three significant digits, zeros at its end kept, so that a column of losses lines up."""
+    if not math.isfinite(value) or value == 0 or not 1e-3 <= abs(value) < 1e3:
+        return number(value)
+    return f"{value:#.3g}".rstrip(".")
+
+
 def decades(value: float) -> str:
     """A width in decades, to two digits after the point."""
     return "not run" if math.isnan(value) else f"{value + 0.0:.2f}"
@@ -99,6 +122,32 @@ def percent(share: float) -> str:
 def plain(text: str) -> str:
     """Text from a study as a figure may show it: plotly reads a small HTML of its own in every label."""
     return html.escape(text, quote=False)
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name for the margin of a figure, over two lines where one would push the picture aside."""
+    if len(name) <= width:
+        return plain(name)
+    cut = name.rfind(" ", 0, width + 1)
+    cut = cut if cut > 0 else width
+    rest = name[cut:].strip()
+    return f"{plain(name[:cut])}<br>{plain(rest if len(rest) <= width else rest[: width - 1] + '…')}"
+
+
+def log_axis(low: float, high: float) -> dict[str, object]:
+    """A logarithmic axis with ticks at 1, 2 and 5 times the powers of ten; at the powers alone where those crowd."""
+    if not 0 < low < high < math.inf:
+        return {"type": "log"}
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(powers) <= 4 else (1,)
+    ticks = [digit * 10.0**power for power in powers for digit in steps]
+    return {"type": "log", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
+
+
+def lr_axis(first: float, last: float) -> dict[str, object]:
+    """A logarithmic axis of learning rates, a tick each decade or every other."""
+    step = 1 if math.log10(last / first) < 7.5 else 2
+    return {"type": "log", "dtick": step, "exponentformat": "power", "tickangle": 0, "tickfont": {"size": 11}}
 
 
 def axis_label(text: str) -> dict[str, object]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dashboards import metrics
 from dashboards.comparison import Difference, Estimate, compare_arms
 from dashboards.evidence import ArmGrid, Evidence
-from dashboards.measures import STATISTICS, TOLERANCE, Cells, Scale, measure
+from dashboards.measures import STATISTICS, Cells, Scale, measure
 from dashboards.style import decades, number
 from storage.records import Counts, Curve, Study, Trial
 
@@ -255,7 +255,7 @@ def _baselines(study: Study, rows: Sequence[ArmRow], chosen: str | None) -> dict
     if chosen is not None:
         study.arm(chosen)
         return {arm.name: chosen for arm in study.arms}
-    found = {}
+    found: dict[str, str] = {}
     for family in dict.fromkeys(row.family for row in rows):
         constant = [row for row in rows if row.family == family and not row.adaptive and row.best_loss.known]
         if constant:
@@ -273,24 +273,19 @@ def _sentence(summary: Summary) -> str:
     if not known:
         return f"Nothing has been measured yet: 0 of {planned} cells have a result."
     if not counts.converged:
-        return f"No arm learned: all {counts.diverged} runs measured so far diverged or ended no better than they began."
+        return (
+            f"No arm learned: all {counts.diverged} runs measured so far diverged or ended no better than they began."
+        )
     rules = [row for row in known if row.adaptive] or known
     widest = max(rules, key=lambda row: (row.basin.value, -row.best_loss.value))
-    share = f"{TOLERANCE:.0%}".replace("%", " %")
-    text = (
-        f"{widest.arm} stays within {share} of the study's drop in loss from its own best "
-        f"over {_decades(widest.basin)} of learning rate"
-    )
+    text = f"{widest.arm}: basin {_width(widest.basin)} decades of learning rate"
     others = [row for row in known if row.adaptive != widest.adaptive] or [row for row in known if row is not widest]
     others = [row for row in others if row.family == widest.family] or others
     if not others:
-        return f"{text} ({_repeats(widest.seeds)})."
+        return f"{text}, {_repeats(widest.seeds)}."
     rival = max(others, key=lambda row: (row.basin.value, -row.best_loss.value))
-    return f"{text}; {rival.arm}, {_rank(widest, rival)}, over {_decades(rival.basin)}{_gap(summary, widest, rival)}."
-
-
-def _rank(widest: ArmRow, rival: ArmRow) -> str:
-    return "the widest constant momentum" if widest.adaptive and not rival.adaptive else "the next widest"
+    rank = "the widest constant momentum" if widest.adaptive and not rival.adaptive else "the next widest"
+    return f"{text} against {_width(rival.basin)} for {rival.arm}, {rank}{_gap(summary, widest, rival)}."
 
 
 def _gap(summary: Summary, arm: ArmRow, rival: ArmRow) -> str:
@@ -306,19 +301,16 @@ def _gap(summary: Summary, arm: ArmRow, rival: ArmRow) -> str:
     basin = next(each for each in differences if each.statistic == "basin")
     if not basin.estimate.known:
         return ""
-    verdict = f"p = {number(basin.p)}, {_repeats(basin.seeds)}"
-    if basin.too_few_seeds:
-        verdict += f"; {basin.needed} or more could decide"
-    sign = "+" if basin.estimate.value >= 0 else ""
     low, high = basin.estimate.low, basin.estimate.high
     between = f" [{decades(low)}, {decades(high)}]" if math.isfinite(low) else ""
-    return f", a difference of {sign}{decades(basin.estimate.value)}{between} ({verdict})"
+    few = f": too few to decide, {basin.needed} could" if basin.too_few_seeds else ""
+    return f"; difference {decades(basin.estimate.value)}{between}, p = {number(basin.p)}, {_repeats(basin.seeds)}{few}"
 
 
-def _decades(estimate: Estimate) -> str:
+def _width(estimate: Estimate) -> str:
     bound = "at least " if estimate.bound == ">=" else ""
     between = f" [{decades(estimate.low)}, {decades(estimate.high)}]" if math.isfinite(estimate.low) else ""
-    return f"{bound}{decades(estimate.value)}{between} decades"
+    return f"{bound}{decades(estimate.value)}{between}"
 
 
 def _repeats(seeds: int) -> str:
@@ -360,13 +352,17 @@ def _study_flags(summary: Summary) -> Iterator[Flag]:
         yield Flag("few seeds", "", "1 seed: nothing here can say how much of a difference is chance.")
     if len({arm.lr.values for arm in study.arms}) > 1:
         yield Flag(
-            "lr windows", "", "The arms have different learning rates: compare averages over the grid (sensitivity, area, "
-            "share diverged) only in the common window."
+            "lr windows",
+            "",
+            "The arms have different learning rates: compare averages over the grid (sensitivity, area, "
+            "share diverged) only in the common window.",
         )
     if len({arm.damped for arm in study.arms}) > 1 or any(arm.adaptive and not arm.damped for arm in study.arms):
         yield Flag(
-            "meaning of lr", "", "A learning rate does not mean the same step in every arm (momentum multiplies it by "
-            "1 / (1 - beta), Adam normalises it): read the curves against the effective learning rate too."
+            "meaning of lr",
+            "",
+            "A learning rate does not mean the same step in every arm (momentum multiplies it by "
+            "1 / (1 - beta), Adam normalises it): read the curves against the effective learning rate too.",
         )
 
 
@@ -383,9 +379,13 @@ def _arm_flags(grid: ArmGrid, row: ArmRow) -> Iterator[Flag]:
         yield Flag("all diverged", row.arm, "Every run diverged or ended no better than it began.")
         return
     if row.best_lr in _ends(grid.lrs):
-        yield Flag("optimum at edge", row.arm, f"Its best learning rate, {number(row.best_lr)}, is the grid's first or last.")
+        yield Flag(
+            "optimum at edge", row.arm, f"Its best learning rate, {number(row.best_lr)}, is the grid's first or last."
+        )
     elif row.basin.bound:
-        yield Flag("basin at edge", row.arm, "Its basin touches the edge of the grid: the true one is at least as wide.")
+        yield Flag(
+            "basin at edge", row.arm, "Its basin touches the edge of the grid: the true one is at least as wide."
+        )
 
 
 def _ends(lrs: NDArray[np.float64]) -> tuple[float, float]:

@@ -22,8 +22,8 @@ ROW_PIXELS, CONSTANTS_PIXELS = 34, 260
 class SurfaceRow(NamedTuple):
     """One arm's stripe of a surface: arrays of shape (points,) on its family's learning rates.
 
-    momentum: the constant, None for a rule. loss: mean over seeds. diverged: share of seeds. runs: trials behind a cell;
-    0 where nothing has been run. frontier_lr: where half the seeds diverge; nan if they do not inside the grid.
+    momentum: the constant, None for a rule. loss: mean over seeds. diverged: share of seeds. runs: trials behind a
+    cell, 0 where nothing has been run. frontier_lr: where half the seeds diverge; nan if they do not inside the grid.
     """
 
     arm: str
@@ -107,26 +107,16 @@ def surfaces_figure(info: SurfacesInfo) -> go.Figure:
         if surface.rules:
             at = [float(len(surface.rules) - 1 - index) for index in range(len(surface.rules))]
             _panel(figure, info, surface.rules, surface.lrs, edges, at, row=len(heights), column=column)
-            labels = [_wrapped(row.arm) for row in surface.rules]
+            labels = [style.wrapped(row.arm, 16) for row in surface.rules]
             figure.update_yaxes(tickvals=at, ticktext=labels, row=len(heights), col=column)
-        figure.update_xaxes(type="log", dtick=1, exponentformat="power", row=len(heights), col=column)
-        figure.update_xaxes(type="log", dtick=1, row=1, col=column)
+        for row in {1, len(heights)}:
+            figure.update_xaxes(style.lr_axis(float(edges[0]), float(edges[-1])), row=row, col=column)
         figure.update_xaxes(title=style.axis_label("learning rate"), row=len(heights), col=column)
-    style.layout(figure, height=sum(heights) + 26 + 120)
+    style.layout(figure, height=sum(heights) + 26 + 100)
     figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, ticks="")
     return figure.update_layout(
         coloraxis=_colour_axis(info), showlegend=False, margin={"l": 104, "r": 20, "t": 40, "b": 60}
     )
-
-
-def _wrapped(name: str, width: int = 15) -> str:
-    """A name over two lines where one would push the picture aside."""
-    if len(name) <= width:
-        return plain(name)
-    cut = name.rfind(" ", 0, width + 1)
-    cut = cut if cut > 0 else width
-    rest = name[cut:].strip()
-    return f"{plain(name[:cut])}<br>{plain(rest if len(rest) <= width else rest[: width - 1] + '…')}"
 
 
 def _panel(
@@ -164,6 +154,7 @@ def _panel(
             marker={
                 "symbol": ["x-thin" if mostly[tuple(cell)] else "circle-open" for cell in crossed],
                 "size": 7,
+                "color": style.DIVERGED,
                 "line": {"width": 1.4, "color": ["#ffffff" if mostly[tuple(c)] else style.DIVERGED for c in crossed]},
             },
             hoverinfo="skip",
@@ -208,7 +199,7 @@ def _colour_axis(info: SurfacesInfo) -> dict[str, object]:
         "cmin": float(ticks[0]),
         "cmax": float(ticks[-1]),
         "colorbar": {
-            "title": {"text": "final validation loss<br> ", "font": {"size": 12, "color": style.MUTED}},
+            "title": {"text": "final validation loss", "side": "right", "font": {"size": 12, "color": style.MUTED}},
             "tickvals": ticks.tolist(),
             "ticktext": [number(float(value)) for value in values],
             "thickness": 12,

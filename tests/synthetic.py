@@ -67,7 +67,7 @@ def _trained(
     floor = 0.11 + 0.02 * (beta > 0.95) + 0.05 * max(x - edge + 0.6, 0.0) ** 2 + 0.006 * own.standard_normal()
     progress = 1 - np.exp(-speed * steps / budget.steps / 12)
     losses = INITIAL - (INITIAL - max(floor, 0.05)) * progress
-    losses[1:] *= 1 + 0.01 * own.standard_normal(len(steps) - 1)
+    losses[1:] -= 0.02 * np.abs(own.standard_normal(len(steps) - 1)) * (INITIAL - losses[1:]) * floor
     losses[0] = INITIAL
     diverged_at = None
     if x > edge + 0.08 * own.standard_normal():
