@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dashboards import Summary
-    from storage import Counts, Store
+    from dashboards import Estimate, Summary
+    from storage import Counts, Store, Trial
 
 YES, NO, MISUSED, INTERRUPTED = 0, 1, 2, 130
 REFRESH_SECONDS = 0.25
+WIDE = 400  # columns: more than any table needs
 RATE_WINDOW_SECONDS = 10.0  # trials per second are counted over this much of the past
 
 app = typer.Typer(
@@ -42,7 +44,7 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="The database. Default: ADAMOM_STORE, else ./adamom.db."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …; auto takes the GPUs if there are any.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …; auto takes GPUs if there are any.")]
 LanesOption = Annotated[
     int | None,
     typer.Option("--lanes", min=1, help="Trials trained as one program. Default: measured; 1 is a plain loop."),
@@ -76,7 +78,7 @@ def run(
             planned = put(there, asked)
             tell(f"{asked.name}: {planned.added} cells added, {planned.present} were there already.")
             if there.unfinished(asked.name):
-                with Crew(there.address, asked.name, places, lanes) as crew:
+                with Crew(store, asked.name, places, lanes) as crew:
                     follow(there, asked.name, crew.alive)
             summary = reported(there, asked.name, page)
         print_table(summary)
@@ -125,10 +127,7 @@ def work(
         name = name_of(study)
         from studies import engines
 
-        with opened(store) as there:
-            there.study(name)
-            address = there.address
-        finished = engines.work(address, name, engines.devices(device, 1)[0], lanes, max_trials)
+        finished = engines.work(store, name, engines.devices(device, 1)[0], lanes, max_trials)
         typer.echo(f"{name}: {finished} trials finished here.")
 
 
@@ -207,7 +206,7 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except (StoreError, StudyFileError, Misuse) as error:
+    except (StoreError, StudyFileError, MisuseError) as error:
         tell(f"adamom: {error}")
         raise typer.Exit(MISUSED) from None
     except ChildProcessError as error:
@@ -218,7 +217,7 @@ def explained() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-class Misuse(Exception):
+class MisuseError(Exception):
     """An option cannot be used as it was given."""
 
 
@@ -240,14 +239,14 @@ def name_of(study: str) -> str:
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises Misuse when nothing can be written there."""
+    """The folder, made if need be. Raises MisuseError when nothing can be written there."""
     probe = folder / ".adamom-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise Misuse(f"--out {folder}: cannot write there ({error.strerror}). Try: --out another folder") from None
+        raise MisuseError(f"--out {folder}: cannot write there ({error.strerror}). Try: --out another folder") from None
     return folder
 
 
@@ -258,8 +257,17 @@ def reported(store: Store, name: str, page: Path | None) -> Summary:
     trials = store.trials(name)
     summary = summarise(store.study(name), trials, store.curves(name))
     if page is not None:
-        write_page(summary, page, command=shlex.join(["adamom", *sys.argv[1:]]))
+        write_page(summary, page, command=shlex.join(["adamom", *sys.argv[1:]]), provenance=provenance(trials))
     return summary
+
+
+def provenance(trials: Iterable[Trial]) -> dict[str, str]:
+    """What the trials ran on: everything each of them said, once."""
+    said: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for key, value in (trial.result.provenance if trial.result else {}).items():
+            said.setdefault(key, {})[str(value)] = None
+    return {key: ", ".join(values) for key, values in said.items()}
 
 
 def verdict(counts: Counts) -> int:
@@ -304,34 +312,53 @@ def tally(counts: Counts) -> str:
 
 
 def print_table(summary: Summary) -> None:
-    """The answer: a row for each arm."""
-    from rich.console import Console
-    from rich.table import Table
+    """The answer: a row for each arm, then what it comes to."""
+    from dashboards.style import decades, number, percent
 
-    console = Console()
-    table = Table(title=summary.study.question, title_justify="left")
-    table.add_column("arm", no_wrap=True)
-    for heading in summary.headings:
-        table.add_column(heading, justify="right")
-    for row in summary.rows:
-        table.add_row(row.arm, *row.cells)
-    console.print(table)
-    console.print(summary.sentence, soft_wrap=True)
-    for flag in summary.flags:
-        console.print(f"Note: {flag}", soft_wrap=True)
+    rows = [
+        (
+            row.arm,
+            shown(row.best_loss, number),
+            shown(row.basin, decades),
+            shown(row.largest_stable_lr, number),
+            shown(row.sensitivity, number),
+            shown(row.diverged, percent),
+            f"{row.measured} of {row.planned}",
+        )
+        for row in summary.rows
+    ]
+    headings = ("arm", "best loss", "basin, decades", "largest stable lr", "lr sensitivity", "diverged", "trials")
+    print_rows(headings, rows, title=summary.study.question)
+    typer.echo(f"\n{summary.sentence}")
+
+
+def shown(estimate: Estimate, form: Callable[[float], str]) -> str:
+    """An estimate and its interval as a cell of a table."""
+    if not estimate.known:
+        return "none" if estimate.n else "not run"
+    value = f"{estimate.bound} {form(estimate.value)}".strip()
+    return value if math.isnan(estimate.low) else f"{value} [{form(estimate.low)}, {form(estimate.high)}]"
 
 
 def print_counts(counts: dict[str, Counts]) -> None:
     """A row for each study, a column for each outcome."""
+    headings = ("study", *next(iter(counts.values())).as_dict())
+    print_rows(headings, [(name, *map(str, count.as_dict().values())) for name, count in counts.items()])
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table, never cut: a terminal that is too narrow wraps its lines, a pipe gets them whole."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("study")
-    for column in next(iter(counts.values())).as_dict():
-        table.add_column(column, justify="right")
-    for name, count in counts.items():
-        table.add_row(name, *map(str, count.as_dict().values()))
-    Console().print(table)
+    table = Table(title=title and Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=WIDE).print(table)
 
 
 if __name__ == "__main__":

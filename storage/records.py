@@ -217,10 +217,21 @@ class Curve:
         return cls(*([()] * 5))  # type: ignore[arg-type]
 
     @classmethod
+    def entry(cls, step: int, train_loss: float, validation_loss: float, accuracy: float, momentum: float) -> Self:
+        """A curve of one evaluation."""
+        columns = ([value] for value in (step, train_loss, validation_loss, accuracy, momentum))
+        return cls(*columns)  # type: ignore[arg-type]
+
+    @classmethod
     def join(cls, curves: Sequence[Curve]) -> Self:
-        """The curves one after another, as one."""
-        columns = [[getattr(curve, each.name) for curve in curves] for each in fields(cls)]
-        return cls(*map(np.concatenate, columns)) if curves else cls.empty()
+        """The curves one after another, as one. A step that was measured twice, by a trial begun again, counts once."""
+        if not curves:
+            return cls.empty()
+        columns = [np.concatenate([getattr(curve, each.name) for curve in curves]) for each in fields(cls)]
+        if (np.diff(columns[0]) <= 0).any():
+            _, once = np.unique(columns[0], return_index=True)
+            columns = [column[once] for column in columns]
+        return cls(*columns)
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -27,12 +27,16 @@ LaneGroup = adamom.sgd.Group | adamom.adam.Group
 DAMPED = {"adam", "adamw"}  # their velocity is an average of gradients, not a sum
 
 
-def arm(family: str, optimizer: str, momentum: float | str | Mapping[str, Any], lr: Axis, options: Mapping[str, Any]) -> Arm:
+def arm(
+    family: str, optimizer: str, momentum: float | str | Mapping[str, Any], lr: Axis, options: Mapping[str, Any]
+) -> Arm:
     """One arm of a family, from one entry of its momentum list.
 
     momentum: a constant, the name of a rule, or a table such as {"rule": "adaptive", "smoothing": 0.999}.
     """
-    rule = {} if isinstance(momentum, float | int) else {"rule": momentum} if isinstance(momentum, str) else dict(momentum)
+    rule = (
+        {} if isinstance(momentum, float | int) else {"rule": momentum} if isinstance(momentum, str) else dict(momentum)
+    )
     constant = float(momentum) if isinstance(momentum, float | int) else None
     settings = " ".join(f"{key}={value}" for key, value in rule.items() if key != "rule")
     label = f"{constant:g}" if constant is not None else f"{rule.get('rule', '?')} {settings}".strip()
@@ -101,7 +105,7 @@ def lane_group(arm: Arm, params: list[Tensor], lr: Tensor) -> LaneGroup:
 
 
 def lane_step(rule: adamom.Rule, group: LaneGroup) -> float | Tensor:
-    """One step, in place, of many lanes of one arm. Returns beta: a number, or of shape (lanes,) or (tensors, lanes)."""
+    """One step, in place, of many lanes of one arm. Returns beta: a number, or (lanes,), or (tensors, lanes)."""
     if isinstance(group, adamom.sgd.Group):
         return adamom.sgd.step_(rule, [group], lanes=True)[0]
     return adamom.adam.step_(rule, [group], lanes=True)[0]

@@ -13,7 +13,7 @@ def points(study: Study) -> Iterator[Point]:
     """Every cell of the study once, in the order in which workers take them.
 
     Arms stand together, so that the trials a worker claims at once can train as one program; within an arm the seeds of
-    one learning rate stand together, so that a study stopped early has whole repeats rather than one seed of everything.
+    one learning rate stand together, so that a study stopped early has whole repeats.
     """
     for arm in study.arms:
         for lr in arm.lr.values:

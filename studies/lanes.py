@@ -28,6 +28,7 @@ __all__ = ["Pack", "train"]
 
 log = logging.getLogger(__name__)
 
+
 def train(trials: Sequence[Trial], study: Study, device: torch.device) -> Iterator[tuple[Trial, Event]]:
     """Train these trials as one program; the events of each are those of `training.train`.
 
@@ -142,7 +143,7 @@ class Pack:
             if not self.live[lane]:
                 continue
             trial = self.trials[lane]
-            curve = Curve(*([value] for value in (self.steps, train_loss, loss, accuracy, beta)))
+            curve = Curve.entry(self.steps, train_loss, loss, accuracy, beta)
             self.curves[trial.id].append(curve)
             yield trial, curve
             if finite_steps < self.steps or self.steps == budget.steps:
@@ -163,7 +164,9 @@ class Pack:
         total = torch.zeros(2, len(self.live), device=self.device)
         for inputs, targets in training.chunks(self.validation):
             run = self.program("evaluation", inputs, targets)
-            total += torch.stack(run(*self.params, *self.buffers, inputs, targets)) * (len(inputs) / len(self.validation))
+            total += torch.stack(run(*self.params, *self.buffers, inputs, targets)) * (
+                len(inputs) / len(self.validation)
+            )
         return total[0], total[1]
 
     def compact(self) -> None:
@@ -215,7 +218,7 @@ def views(flat: Tensor, model: nn.Module) -> list[Tensor]:
     sizes = [p.numel() for p in model.parameters()]
     return [
         part.view(len(flat), *p.shape)
-        for part, p in zip(flat.split(sizes, dim=1), model.parameters(), strict=True)
+        for part, p in zip(torch.split(flat, sizes, dim=1), model.parameters(), strict=True)
     ]
 
 

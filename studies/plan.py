@@ -1,4 +1,4 @@
-"""Put the missing points of a study into the store. Safe to run twice, from two machines at once, and to extend a grid."""
+"""Put the missing points of a study into the store: safe to repeat, from two machines at once, and to extend a grid."""
 
 from __future__ import annotations
 

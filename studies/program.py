@@ -66,9 +66,9 @@ def gradient(
 def evaluation(
     model: nn.Module, params: Sequence[Tensor], buffers: Sequence[Tensor], inputs: Tensor, targets: Tensor
 ) -> Program:
-    """The program (params, buffers, inputs, targets) -> [losses, accuracies], each of shape (lanes,), in evaluation mode.
+    """The program (params, buffers, inputs, targets) -> [losses, accuracies] in evaluation mode.
 
-    inputs, targets: examples of shape (examples, ...), the same for every lane.
+    inputs, targets: examples of shape (examples, ...), the same for every lane. Both results have shape (lanes,).
     """
     names = [name for name, _ in model.named_parameters()] + [name for name, _ in model.named_buffers()]
 
@@ -127,6 +127,11 @@ def transposed(graph: fx.Graph, before: fx.Node, node: fx.Node, a: int, b: int) 
     return insert(graph, before, aten.transpose.int, (node, a, b), value(node).transpose(a, b))
 
 
+def operands(node: fx.Node) -> tuple[Any, ...]:
+    """What an operation is called with: nodes where it reads tensors, plain values elsewhere."""
+    return tuple(node.args)
+
+
 def substitute(graph: fx.Graph, node: fx.Node, by: fx.Node) -> None:
     node.replace_all_uses_with(by)
     graph.erase_node(node)
@@ -136,7 +141,7 @@ def drop_identities(graph: fx.Graph) -> None:
     """x.detach(), 1 x, a view of x in its own shape, and a transpose of a transpose are x."""
     reshapes = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
     for node in calls(graph, aten.detach.default, aten.mul.Scalar, aten.transpose.int, *reshapes):
-        (source, *rest), target = node.args, node.target
+        (source, *rest), target = operands(node), node.target
         if target is aten.transpose.int:
             twice = source.target is aten.transpose.int and source.args[1:] == node.args[1:]
             if twice:
@@ -150,9 +155,9 @@ def drop_identities(graph: fx.Graph) -> None:
 def transpose_products(graph: fx.Graph) -> None:
     """transpose(a b) = transpose(b) transpose(a): the gradient of a weight then comes out as the weight lies."""
     for node in calls(graph, aten.transpose.int):
-        product = node.args[0]
+        product = operands(node)[0]
         if product.target is aten.bmm.default and len(product.users) == 1 and node.args[1:] == (1, 2):
-            a, b = (transposed(graph, node, factor, 1, 2) for factor in product.args)
+            a, b = (transposed(graph, node, factor, 1, 2) for factor in operands(product))
             better = insert(graph, node, aten.bmm.default, (b, a), value(node).contiguous())
             substitute(graph, node, better)
             graph.erase_node(product)
@@ -161,15 +166,13 @@ def transpose_products(graph: fx.Graph) -> None:
 def widen_softmaxes(graph: fx.Graph) -> None:
     """Take log-softmaxes over few classes, and their gradients, along a dimension that is not the last one."""
     for node in calls(graph, aten._log_softmax.default, aten._log_softmax_backward_data.default):
-        forward = node.target is aten._log_softmax.default
-        operands, dim = (node.args[:1], node.args[1]) if forward else (node.args[:2], node.args[2])
+        *read, dim, rest = operands(node)
         last = value(node).ndim - 1
         if dim != last or last < 1 or value(node).shape[last] >= NARROW or value(node).device.type != "cpu":
             continue
-        turned = [transposed(graph, node, operand, last - 1, last) for operand in operands]
-        rest = (last - 1, node.args[2]) if forward else (last - 1, node.args[3])
+        turned = [transposed(graph, node, operand, last - 1, last) for operand in read]
         like = value(node).transpose(last - 1, last).contiguous()
-        softmax = insert(graph, node, node.target, (*turned, *rest), like)
+        softmax = insert(graph, node, node.target, (*turned, last - 1, rest), like)
         substitute(graph, node, transposed(graph, node, softmax, last - 1, last))
 
 
@@ -184,17 +187,17 @@ def reuse_operands(graph: fx.Graph) -> None:
     """Sums, ReLUs and their gradients overwrite an operand that nobody else reads."""
     for node in calls(graph, aten.add.Tensor, aten.relu.default, aten.threshold_backward.default):
         if node.target is aten.add.Tensor:
-            operands = [arg for arg in node.args if isinstance(arg, fx.Node)]
-            free = next((arg for arg in operands if owned(arg) and alike(arg, node)), None)
-            if free is not None and len(operands) == 2 and not node.kwargs:
-                node.args = (free, *(arg for arg in operands if arg is not free))
+            terms = [term for term in operands(node) if isinstance(term, fx.Node)]
+            free = next((term for term in terms if owned(term) and alike(term, node)), None)
+            if free is not None and len(terms) == 2 and not node.kwargs:
+                node.args = (free, *(term for term in terms if term is not free))
                 node.target = aten.add_.Tensor
-        elif owned(node.args[0]) and alike(node.args[0], node):
+        elif owned(operands(node)[0]) and alike(operands(node)[0], node):
             if node.target is aten.relu.default:
                 node.target = aten.relu_.default
             else:
                 node.target = aten.threshold_backward.grad_input
-                node.kwargs = {"grad_input": node.args[0]}
+                node.kwargs = {"grad_input": operands(node)[0]}
 
 
 def owned(node: fx.Node) -> bool:
@@ -202,7 +205,7 @@ def owned(node: fx.Node) -> bool:
     if len(node.users) != 1 or node.op != "call_function":
         return False
     if node.target in (aten.view.default, aten._unsafe_view.default):
-        return owned(node.args[0])
+        return owned(operands(node)[0])
     return node.target in FRESH
 
 
@@ -216,7 +219,7 @@ def write_to_destinations(graph: fx.Graph, destinations: int) -> None:
     """Give the graph arguments for its last outputs, and have each computed, or else copied, into its own."""
     output = next(node for node in graph.nodes if node.op == "output")
     last_argument = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    kept, results = output.args[0][:-destinations], output.args[0][-destinations:]
+    kept, results = operands(output)[0][:-destinations], operands(output)[0][-destinations:]
     for i, result in enumerate(results):
         with graph.inserting_after(last_argument):
             destination = graph.placeholder(f"destination_{i}")
@@ -232,17 +235,17 @@ def compute_into(result: fx.Node, destination: fx.Node) -> bool:
     """Have the product or the sum behind a result written to its destination; False where there is neither."""
     source = result
     while source.target is aten.view.default and len(source.users) == 1:
-        source = source.args[0]
+        source = operands(source)[0]
     if len(source.users) != 1:
         return False
     if source.target is aten.bmm.default and source is result:
         source.target, source.kwargs = aten.bmm.out, {"out": destination}
         return True
     if source.target is aten.sum.dim_IntList:
-        squeezed = value(source).squeeze(source.args[1]) if source is not result else value(source)
-        if squeezed.shape == value(destination).shape:
+        summed, dims, *_ = operands(source)
+        if value(source).squeeze(dims).shape == value(destination).shape:
             source.target, source.kwargs = aten.sum.IntList_out, {"out": destination}
-            source.args = (*source.args[:2], source is result and len(source.args) > 2 and source.args[2])
+            source.args = (summed, dims, False)
             return True
     return False
 
@@ -250,6 +253,6 @@ def compute_into(result: fx.Node, destination: fx.Node) -> bool:
 def drop_unused(graph: fx.Graph) -> None:
     """Take out what nobody reads, unless it writes."""
     for node in reversed(list(graph.nodes)):
-        writes = node.op == "call_function" and getattr(node.target, "_schema", None) and node.target._schema.is_mutable
-        if node.op == "call_function" and not node.users and not writes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "call_function" and not node.users and not (schema and schema.is_mutable):
             graph.erase_node(node)

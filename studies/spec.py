@@ -1,23 +1,23 @@
 """A study file becomes a Study. Every complaint names the file, the table and the key.
 
-    question = "Does adaptive momentum survive larger learning rates?"
-    workload = "digits"
-    seeds = 3                        # 0, 1 and 2; or a list such as [7, 8, 9]
+question = "Does adaptive momentum survive larger learning rates?"
+workload = "digits"
+seeds = 3                        # 0, 1 and 2; or a list such as [7, 8, 9]
 
-    [budget]
-    steps = 420
-    evaluations = 20                 # of the validation set, evenly spread, the last step among them
-    batch_size = 64
+[budget]
+steps = 420
+evaluations = 20                 # of the validation set, evenly spread, the last step among them
+batch_size = 64
 
-    [lr]
-    low = 1e-4                       # equally spaced in log space, both ends included
-    high = 10.0
-    points = 21                      # or, instead of the three: values = [0.01, 0.1, 1.0]
+[lr]
+low = 1e-4                       # equally spaced in log space, both ends included
+high = 10.0
+points = 21                      # or, instead of the three: values = [0.01, 0.1, 1.0]
 
-    [arms.sgd]                       # a family; one arm for each momentum
-    optimizer = "sgd"
-    momentum = [0.0, 0.9, "adaptive", { rule = "adaptive", smoothing = 0.999 }]
-    weight_decay = 5e-4              # any other argument of the optimizer
+[arms.sgd]                       # a family; one arm for each momentum
+optimizer = "sgd"
+momentum = [0.0, 0.9, "adaptive", { rule = "adaptive", smoothing = 0.999 }]
+weight_decay = 5e-4              # any other argument of the optimizer
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ class _Lr(_Table):
     def axis(self) -> Axis:
         if self.values is not None:
             return Axis("lr", tuple(sorted(set(self.values))))
-        assert self.low is not None and self.high is not None and self.points is not None
-        return Axis("lr", log_spaced(self.low, self.high, self.points))
+        return Axis("lr", log_spaced(self.low or 0, self.high or 0, self.points or 0))  # none of them is None here
 
 
 class _Budget(_Table):
@@ -109,7 +108,7 @@ class _File(_Table):
 
 
 def log_spaced(low: float, high: float, points: int) -> tuple[float, ...]:
-    """Rates equally spaced in log space, both ends included, rounded to six digits so that they print as they compare."""
+    """Rates equally spaced in log space, both ends included, rounded so that they print as they compare."""
     if points == 1:
         return (low,)
     span = math.log10(high / low)

@@ -69,7 +69,11 @@ def train(point: Point, study: Study, device: torch.device) -> Iterator[Event]:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, step: int = 0, train_loss: Tensor | float = math.nan, beta: Tensor | float = math.nan
+    model: nn.Module,
+    split: Split,
+    step: int = 0,
+    train_loss: Tensor | float = math.nan,
+    beta: Tensor | float = math.nan,
 ) -> Curve:
     """One entry of a curve: loss and accuracy over the whole split, in evaluation mode."""
     model.eval()
@@ -80,17 +84,15 @@ def evaluate(
         loss = loss + share * loss_of(outputs, targets)
         accuracy = accuracy + share * accuracy_of(outputs, targets)
     model.train()
-    return Curve(*([float(value)] for value in (step, train_loss, loss, accuracy, beta)))  # type: ignore[arg-type]
+    return Curve.entry(step, float(train_loss), float(loss), float(accuracy), float(beta))
 
 
 def chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """The split in parts that fit one forward pass: inputs and targets."""
-    return zip(split.inputs.split(EVALUATION_BATCH), split.targets.split(EVALUATION_BATCH), strict=True)
+    return zip(torch.split(split.inputs, EVALUATION_BATCH), torch.split(split.targets, EVALUATION_BATCH), strict=True)
 
 
-def conclude(
-    curve: Curve, finite_steps: int, budget: Budget, seconds: float, ran_on: Mapping[str, Any]
-) -> Result:
+def conclude(curve: Curve, finite_steps: int, budget: Budget, seconds: float, ran_on: Mapping[str, Any]) -> Result:
     """What a finished curve means.
 
     curve: every evaluation of the trial, the one at initialisation first.

@@ -11,13 +11,13 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
-from storage import Curve, Outcome, Result, Store, StoreError, Study, Trial
+from storage import Curve, Outcome, Result, Store, StoreError, Study, Trial, patiently
 from studies import lanes, training
 from studies.calibration import calibrate
 from studies.training import Event
@@ -54,15 +54,15 @@ class Worker:
     finished: int = 0
 
     def work(self, max_trials: int | None = None) -> int:
-        """Train until nothing is left, max_trials are finished, or stopped() says so. Returns how many were finished."""
+        """Train until nothing is left, max_trials are finished, or stopped() says so. Returns how many it finished."""
         while not self.stopped():
             allowed = None if max_trials is None else max_trials - self.finished
             if allowed == 0:
                 break
             trials = self.claim(allowed)
             if trials:
-                self.train(trials)
-            elif not self.store.unfinished(self.study.name):
+                self.train(trials, in_lanes=self.width > 1)
+            elif not patiently(lambda: self.store.unfinished(self.study.name)):
                 break
             else:
                 time.sleep(POLL_SECONDS)  # others hold the rest; should one of them die, its cells are ours
@@ -75,31 +75,35 @@ class Worker:
 
     def claim(self, at_most: int | None) -> tuple[Trial, ...]:
         """As many trials as train well together here, never more than at_most."""
-        trials = self.store.claim(self.study.name, min(self.width, at_most or self.width), worker=self.name)
+        wanted = min(self.width, at_most or self.width)
+        trials = patiently(lambda: self.store.claim(self.study.name, wanted, worker=self.name))
         if any(trial.point.arm not in self.study.arm_names for trial in trials):
             self.study = self.store.study(self.study.name)  # somebody extended the grid
         self.held |= {trial.id: trial for trial in trials}
         return trials
 
-    def train(self, pack: tuple[Trial, ...]) -> None:
+    def train(self, pack: tuple[Trial, ...], *, in_lanes: bool) -> None:
         """Train these trials to their end, whatever that is: no fault of one of them reaches another."""
+        pack = self.still_held(pack)
         try:
-            self.follow(pack)
+            self.follow(pack, lanes.train if in_lanes else one_by_one)
         except StoreError:
             raise
         except torch.OutOfMemoryError:
-            self.split(self.still_held(pack))
+            self.split(self.still_held(pack), traceback.format_exc())
         except Exception:
             self.blame(self.still_held(pack), traceback.format_exc())
         if self.stopped():
             self.give_back()
 
-    def follow(self, pack: tuple[Trial, ...]) -> None:
+    def follow(self, pack: tuple[Trial, ...], engine: Engine) -> None:
         """Train one pack, recording what it measures in handfuls and finishing its trials as they end."""
         measured: list[tuple[Trial, Curve]] = []
         ended: list[tuple[Trial, Result]] = []
         recorded_at = time.monotonic()
-        for trial, event in self.events(pack):
+        if not pack:
+            return
+        for trial, event in engine(pack, self.study, self.device):
             if isinstance(event, Curve):
                 measured.append((trial, event))
             elif isinstance(event, Result):
@@ -111,57 +115,60 @@ class Worker:
                 break
         self.record(measured, ended)
 
-    def events(self, pack: tuple[Trial, ...]) -> Iterator[tuple[Trial, Event]]:
-        """What the trials of a pack have to say: together in lanes, or one after another."""
-        if self.width > 1 and len(pack) > 1:
-            yield from lanes.train(pack, self.study, self.device)
-            return
-        for trial in pack:
-            for event in training.train(trial.point, self.study, self.device):
-                yield trial, event
-
     def record(self, measured: list[tuple[Trial, Curve]], ended: list[tuple[Trial, Result]]) -> None:
         """Write what was measured and who has ended, renew every lease, and empty both lists.
 
         A trial whose lease was lost belongs to somebody else by now: nothing of ours is written, and we let go of it.
         """
-        lost = [*self.store.record(measured), *self.store.finish(ended)]
-        self.finished += len(ended) - len(lost)
+        unrecorded = patiently(lambda: self.store.record(measured))
+        unfinished = patiently(lambda: self.store.finish(ended))
+        self.finished += len(ended) - len(unfinished)
         for trial, _ in ended:
             self.held.pop(trial.id, None)
-        for trial in [*lost, *self.store.renew(list(self.held.values()))]:
+        unrenewed = patiently(lambda: self.store.renew(list(self.held.values())))
+        for trial in {*unrecorded, *unfinished, *unrenewed}:
             log.warning("lost the lease of trial %d: another worker has it", trial.number)
             self.held.pop(trial.id, None)
         measured.clear()
         ended.clear()
 
-    def split(self, pack: tuple[Trial, ...]) -> None:
+    def split(self, pack: tuple[Trial, ...], error: str) -> None:
         """Too large for the device: half as many at once; what does not fit even alone is a result of its own."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(pack) == 1:
-            self.record([], [(pack[0], Result(Outcome.OOM, error=traceback.format_exc()))])
+            self.record([], [(pack[0], Result(Outcome.OOM, error=error))])
             return
-        half = len(pack) // 2
+        self.width = half = max(1, len(pack) // 2)
         log.warning("out of memory with %d lanes: going on with %d", len(pack), half)
-        self.train(pack[:half])
-        self.train(pack[half:])
+        for part in (pack[:half], pack[half:]):
+            self.train(part, in_lanes=True)
 
     def blame(self, pack: tuple[Trial, ...], error: str) -> None:
         """Something raised. Alone, it was this trial; in a pack nobody knows, so each is tried alone."""
-        if len(pack) == 1:
-            log.warning("trial %d raised:\n%s", pack[0].number, error)
-            self.store.fail(pack[0], error)
-            self.held.pop(pack[0].id, None)
-            return
-        log.warning("a pack of %d raised, trying each of its trials alone:\n%s", len(pack), error)
-        for trial in pack:
-            self.train((trial,))
+        if len(pack) > 1:
+            log.warning("a pack of %d raised, trying each of its trials alone:\n%s", len(pack), error)
+            for trial in pack:
+                self.train((trial,), in_lanes=False)
+        for trial in self.still_held(pack):
+            log.warning("trial %d raised:\n%s", trial.number, error)
+            patiently(partial(self.store.fail, trial, error))
+            self.held.pop(trial.id, None)
 
     def still_held(self, pack: Iterable[Trial]) -> tuple[Trial, ...]:
         return tuple(trial for trial in pack if trial.id in self.held)
 
     def give_back(self) -> None:
         """Put everything we hold back into the queue at once."""
-        self.store.release(list(self.held.values()))
+        patiently(lambda: self.store.release(list(self.held.values())))
         self.held.clear()
+
+
+Engine = Callable[[Sequence[Trial], Study, torch.device], Iterator[tuple[Trial, Event]]]
+
+
+def one_by_one(trials: Sequence[Trial], study: Study, device: torch.device) -> Iterator[tuple[Trial, Event]]:
+    """The plain loop, for these trials one after another."""
+    for trial in trials:
+        for event in training.train(trial.point, study, device):
+            yield trial, event

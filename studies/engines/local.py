@@ -25,7 +25,7 @@ RESTARTS = 3  # per worker: a machine that kills its processes again and again n
 def devices(wanted: str, workers: int | None) -> list[torch.device]:
     """One device per worker: each GPU in turn, or as many times the CPU as there are cores to run on.
 
-    wanted: "auto", or a device as torch writes it, such as "cpu" or "cuda:1". Raises ValueError for one torch cannot use.
+    wanted: "auto", or a device as torch writes it, such as "cpu" or "cuda:1". Raises ValueError if it cannot be used.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,7 +45,7 @@ def devices(wanted: str, workers: int | None) -> list[torch.device]:
 
 
 def work(
-    url: str, study: str, device: torch.device, lanes: int | None = None, max_trials: int | None = None,
+    url: str | None, study: str, device: torch.device, lanes: int | None = None, max_trials: int | None = None,
     threads: int | None = None, parent: int | None = None,
 ) -> int:  # fmt: skip
     """Be one worker in this process until nothing is left, or until SIGTERM or Ctrl-C: then give everything back.
@@ -80,7 +80,7 @@ class Crew:
     Use as a context manager: leaving it asks the workers to give back what they hold, and waits for them.
     """
 
-    def __init__(self, url: str, study: str, devices: Sequence[torch.device], lanes: int | None = None) -> None:
+    def __init__(self, url: str | None, study: str, devices: Sequence[torch.device], lanes: int | None = None) -> None:
         self.url, self.study, self.devices, self.lanes = url, study, list(devices), lanes
         self.processes: list[BaseProcess] = []
         self.restarts_left = RESTARTS * len(devices)
@@ -128,7 +128,7 @@ class Crew:
 
 
 def _work(
-    url: str, study: str, device: torch.device, lanes: int | None, threads: int | None, parent: int
+    url: str | None, study: str, device: torch.device, lanes: int | None, threads: int | None, parent: int
 ) -> None:
     """A worker process from beginning to end: errors of the store are one line, ours a traceback."""
     try:

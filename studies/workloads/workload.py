@@ -68,7 +68,7 @@ class Workload:
         per_epoch = len(self.train) // batch_size
         if per_epoch == 0:
             raise ValueError(
-                f"Workload {self.name!r} has {len(self.train)} training examples: not enough for a batch of {batch_size}."
+                f"Workload {self.name!r} has {len(self.train)} training examples: too few for a batch of {batch_size}."
             )
         generator = torch.Generator().manual_seed(seed)
         epochs = [torch.randperm(len(self.train), generator=generator) for _ in range(-(-steps // per_epoch))]
