@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from dashboards import Estimate, Summary
     from storage import Counts, Store, Trial
 
@@ -69,16 +71,16 @@ def run(
     with explained():
         page = writable(out) / "report.html"
         from studies import spec
-        from studies.engines import Crew, devices
+        from studies.engines import Crew
         from studies.plan import plan as put
 
         asked = spec.load(study)
-        places = devices(device, workers)
+        devices = usable(device, workers)
         with opened(store, create=True) as there:
             planned = put(there, asked)
             tell(f"{asked.name}: {planned.added} cells added, {planned.present} were there already.")
             if there.unfinished(asked.name):
-                with Crew(store, asked.name, places, lanes) as crew:
+                with Crew(store, asked.name, devices, lanes) as crew:
                     follow(there, asked.name, crew.alive)
             summary = reported(there, asked.name, page)
         print_table(summary)
@@ -127,7 +129,7 @@ def work(
         name = name_of(study)
         from studies import engines
 
-        finished = engines.work(store, name, engines.devices(device, 1)[0], lanes, max_trials)
+        finished = engines.work(store, name, usable(device, 1)[0], lanes, max_trials)
         typer.echo(f"{name}: {finished} trials finished here.")
 
 
@@ -236,6 +238,16 @@ def name_of(study: str) -> str:
     from studies import catalog
 
     return catalog.name_of(study)
+
+
+def usable(device: str, workers: int | None) -> list[torch.device]:
+    """One device per worker. Raises MisuseError when torch cannot use it."""
+    from studies import engines
+
+    try:
+        return engines.devices(device, workers)
+    except ValueError as error:
+        raise MisuseError(str(error)) from None
 
 
 def writable(folder: Path) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ OPTIMIZERS: dict[str, Callable[..., MomentumOptimizer]] = {
 LaneGroup = adamom.sgd.Group | adamom.adam.Group
 
 DAMPED = {"adam", "adamw"}  # their velocity is an average of gradients, not a sum
+SGD_OPTIONS = ("weight_decay", "dampening", "nesterov", "maximize")
+ADAM_OPTIONS = ("weight_decay", "beta2", "eps", "amsgrad", "maximize")
 
 
 def arm(
@@ -33,23 +35,18 @@ def arm(
     """One arm of a family, from one entry of its momentum list.
 
     momentum: a constant, the name of a rule, or a table such as {"rule": "adaptive", "smoothing": 0.999}.
+    Raises ValueError saying what is wrong with it, before anything is planned.
     """
-    rule = (
-        {} if isinstance(momentum, float | int) else {"rule": momentum} if isinstance(momentum, str) else dict(momentum)
-    )
-    constant = float(momentum) if isinstance(momentum, float | int) else None
-    settings = " ".join(f"{key}={value}" for key, value in rule.items() if key != "rule")
-    label = f"{constant:g}" if constant is not None else f"{rule.get('rule', '?')} {settings}".strip()
-    return Arm(
-        name=f"{family} {label}",
-        family=family,
-        optimizer=optimizer,
-        momentum=constant,
-        lr=lr,
-        rule=rule,
-        options=dict(options),
-        damped=optimizer in DAMPED,
-    )
+    constant: float | None
+    words: dict[str, Any]
+    if isinstance(momentum, float | int):
+        constant, words, label = float(momentum), {}, f"{momentum:g}"
+    else:
+        constant, words = None, {"rule": momentum} if isinstance(momentum, str) else dict(momentum)
+        label = " ".join(str(value) if key == "rule" else f"{key}={value}" for key, value in words.items())
+    made = Arm(f"{family} {label}", family, optimizer, constant, lr, words, dict(options))
+    check(made)
+    return replace(made, damped=optimizer in DAMPED or rule_of(made).averaging)
 
 
 def rule_of(arm: Arm) -> adamom.Rule:
@@ -85,9 +82,7 @@ BETA2 = 0.999  # torch.optim's default
 
 def _options(optimizer: str) -> list[str]:
     """What a study file may say beside optimizer, momentum and lr."""
-    taken = {"params", "lr", "momentum", "betas"}
-    known = [name for name in inspect.signature(OPTIMIZERS[optimizer]).parameters if name not in taken]
-    return [*known, "beta2"] if optimizer in DAMPED else known
+    return list(ADAM_OPTIONS) if optimizer in DAMPED else list(SGD_OPTIONS)
 
 
 def lane_group(arm: Arm, params: list[Tensor], lr: Tensor) -> LaneGroup:
@@ -97,11 +92,10 @@ def lane_group(arm: Arm, params: list[Tensor], lr: Tensor) -> LaneGroup:
     """
     options = build(arm, [torch.zeros(1, requires_grad=True)], lr=arm.lr.values[0]).param_groups[0]
     if arm.optimizer == "sgd":
-        names = ("weight_decay", "dampening", "nesterov", "maximize")
-        return adamom.sgd.Group(params, lr, **{name: options[name] for name in names})
-    names = ("eps", "weight_decay", "amsgrad", "maximize")
+        return adamom.sgd.Group(params, lr, **{name: options[name] for name in SGD_OPTIONS})
     own = {"b2": options["betas"][1], "decoupled": options["decoupled_weight_decay"]}
-    return adamom.adam.Group(params, lr, **own, **{name: options[name] for name in names})
+    same = {name: options[name] for name in ADAM_OPTIONS if name != "beta2"}
+    return adamom.adam.Group(params, lr, **own, **same)
 
 
 def lane_step(rule: adamom.Rule, group: LaneGroup) -> float | Tensor:
@@ -112,10 +106,7 @@ def lane_step(rule: adamom.Rule, group: LaneGroup) -> float | Tensor:
 
 
 def check(arm: Arm) -> None:
-    """Build the arm's optimizer for one number, so that what it refuses is known before anything is planned.
-
-    Raises ValueError saying what is wrong with the arm.
-    """
+    """Build the arm's optimizer for one number: what it refuses, a study file must not ask for. Raises ValueError."""
     try:
         build(arm, [torch.zeros(1, requires_grad=True)], lr=arm.lr.values[0])
     except TypeError as error:

@@ -75,19 +75,42 @@ class _Budget(_Table):
     evaluations: Count
     batch_size: Count
 
+    @model_validator(mode="after")
+    def fits(self) -> _Budget:
+        Budget(**self.model_dump())
+        return self
+
 
 class _Arms(_Table):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     optimizer: str
-    momentum: Momentum | Annotated[list[Momentum], Field(min_length=1)]
+    momentum: Any
     lr: _Lr | None = None
+
+    @field_validator("momentum")
+    @classmethod
+    def says_a_momentum(cls, said: Any) -> list[Momentum]:
+        momenta = said if isinstance(said, list) else [said]
+        if not momenta:
+            raise ValueError("needs at least one momentum")
+        for momentum in momenta:
+            constant = isinstance(momentum, float | int) and not isinstance(momentum, bool)
+            if not (0 <= momentum < 1 if constant else isinstance(momentum, str | dict)):
+                raise ValueError(
+                    f"a momentum is a number in [0, 1), a rule's name such as 'adaptive', or a table such as "
+                    f'{{ rule = "adaptive", smoothing = 0.999 }}: got {momentum!r}'
+                )
+        return momenta
 
     def family(self, name: str, lr: Axis) -> Iterator[Arm]:
         """One arm for each momentum of this table."""
-        for momentum in self.momentum if isinstance(self.momentum, list) else [self.momentum]:
+        for momentum in self.momentum:
             axis = self.lr.axis() if self.lr else lr
-            yield arms.arm(name, self.optimizer, momentum, axis, self.model_extra or {})
+            try:
+                yield arms.arm(name, self.optimizer, momentum, axis, self.model_extra or {})
+            except ValueError as error:
+                raise ValueError(f"[arms.{name}]: {error}") from None
 
 
 class _File(_Table):
@@ -133,7 +156,7 @@ def parse(text: str, where: str, name: str) -> Study:
             question=file.question,
             workload=file.workload,
             budget=Budget(**file.budget.model_dump()),
-            arms=tuple(arm for family, table in file.arms.items() for arm in table.family(family, file.lr.axis())),
+            arms=tuple(arm for name, table in file.arms.items() for arm in table.family(name, file.lr.axis())),
             seeds=tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds),
             text=text,
         )
@@ -142,30 +165,29 @@ def parse(text: str, where: str, name: str) -> Study:
     except ValidationError as error:
         raise StudyFileError(f"{where}, {_first_complaint(error)}") from None
     except ValueError as error:
-        raise StudyFileError(f"{where}: {error}") from None
-    for arm in study.arms:
-        try:
-            arms.check(arm)
-        except ValueError as error:
-            raise StudyFileError(f"{where}, [arms.{arm.family}]: {error}") from None
+        raise StudyFileError(f"{where}{', ' if str(error).startswith('[') else ': '}{error}") from None
     return study
 
 
 def _first_complaint(error: ValidationError) -> str:
-    """The first of pydantic's complaints as one line: [table] key: what is wrong."""
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"] if not _is_branch(part)]
-    table, key = keys[:-1], keys[-1:]
-    if first["type"] == "value_error" and not key:
-        key = ["the file"]
-    place = " ".join([*([f"[{'.'.join(table)}]"] if table else []), *key])
+    """The most telling of pydantic's complaints as one line: [table] key: what is wrong."""
+    complaints = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    first, place = complaints[0], [str(part) for part in complaints[0]["loc"]]
     message = first["msg"].removeprefix("Value error, ")
-    value = first.get("input")
-    got = f", got {value!r}" if isinstance(value, str | int | float) and not message.startswith("unknown") else ""
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {message[0].lower()}{message[1:]}{got}{more}"
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key. {suggestion(place[-1], _keys(place[:-1]))}"
+    elif first["type"] == "missing":
+        message = "is missing"
+    elif first["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+    about_a_table = first["type"] == "value_error" and place[-1] in ("lr", "budget")
+    table, key = (place, []) if about_a_table else (place[:-1], place[-1:])
+    where = " ".join([*([f"[{'.'.join(table)}]"] if table else []), *key])
+    more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    return f"{where}: {message}{more}"
 
 
-def _is_branch(part: int | str) -> bool:
-    """Whether pydantic names one branch of a union here, which no reader of a study file has heard of."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str"})
+def _keys(table: list[str]) -> list[str]:
+    """What a table of a study file may hold."""
+    models: dict[str, type[BaseModel]] = {"lr": _Lr, "budget": _Budget}
+    return list(models.get(table[-1] if table else "", _File).model_fields)

@@ -22,7 +22,7 @@ from studies import lanes, training
 from studies.calibration import calibrate
 from studies.training import Event
 
-__all__ = ["Worker", "worker_name"]
+__all__ = ["Worker", "dead", "worker_name"]
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,23 @@ FINISH_SECONDS = 1.0  # how long a result may wait to be written together with o
 POLL_SECONDS = 0.5  # how often to look again while the last cells are in other hands
 
 
-def worker_name() -> str:
-    """This process, as the store and the log call it."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def worker_name(pid: int | None = None) -> str:
+    """A process of this machine, by default this one, as the store and the log call it."""
+    return f"{socket.gethostname()}:{pid or os.getpid()}"
+
+
+def dead(worker: str) -> bool:
+    """Whether that worker ran on this machine and is gone. Of workers elsewhere nobody here can tell."""
+    host, _, pid = worker.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)  # asks only whether the process is there
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 @dataclass

@@ -13,7 +13,7 @@ from types import FrameType
 import torch
 
 from storage import Store, StoreError
-from studies.worker import Worker
+from studies.worker import Worker, dead, worker_name
 
 __all__ = ["Crew", "devices", "work"]
 
@@ -86,6 +86,9 @@ class Crew:
         self.restarts_left = RESTARTS * len(devices)
 
     def __enter__(self) -> Crew:
+        with Store.open(self.url, create=False) as store:  # what an earlier crew held when it was killed
+            for worker in filter(dead, store.holders(self.study)):
+                store.bury(self.study, worker)
         self.processes = [self._start(device) for device in self.devices]
         return self
 
@@ -111,6 +114,8 @@ class Crew:
                 raise ChildProcessError(f"Workers were killed {RESTARTS} times each, last by signal {-code}.")
             self.restarts_left -= 1
             log.warning("worker %s was killed by signal %d: starting another", process.pid, -code)
+            with Store.open(self.url, create=False) as store:
+                store.bury(self.study, worker_name(process.pid))
             self.processes[i] = self._start(self.devices[i])
         return any(process.exitcode is None for process in self.processes)
 
