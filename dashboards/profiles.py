@@ -56,7 +56,7 @@ def tolerance_figure(info: ToleranceInfo) -> go.Figure:
         figure.add_trace(
             go.Scatter(x=info.shares, y=widths, mode="lines", name=plain(arm), line=line, hovertemplate=hover)
         )
-    figure.add_vline(x=info.marked, line={"color": style.MUTED, "width": 1, "dash": "dash"}, layer="below")
+    figure.add_vline(x=info.marked, line={"color": style.INK, "width": 1.2, "dash": "dash"})
     style.layout(figure, height=400)
     figure.update_xaxes(
         title=style.axis_label("tolerated loss above the study's best, as a share of the drop from initialisation"),

@@ -152,10 +152,10 @@ def _panel(
             y=np.array(y)[crossed[:, 0]],
             mode="markers",
             marker={
-                "symbol": ["x-thin" if mostly[tuple(cell)] else "circle-open" for cell in crossed],
-                "size": 7,
+                "symbol": ["x-thin" if mostly[tuple(cell)] else "circle" for cell in crossed],
+                "size": 8,
                 "color": style.DIVERGED,
-                "line": {"width": 1.4, "color": ["#ffffff" if mostly[tuple(c)] else style.DIVERGED for c in crossed]},
+                "line": {"width": 1.4, "color": style.PAPER},
             },
             hoverinfo="skip",
         ),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Error, sync_playwright
 
 from storage import Store
 from tests.postgres import Postgres
@@ -53,3 +56,20 @@ def store(store_url: str) -> Iterator[Store]:
     """An open, empty store of this test's own: once embedded, once on a server."""
     with Store.open(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium: playwright's own, else the system's. Without one, tests fail and say how to get it."""
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to sandbox root
+    installed = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    with sync_playwright() as playwright:
+        for path in (None, *filter(None, installed)):
+            try:
+                opened = playwright.chromium.launch(executable_path=path, args=options)
+            except Error:
+                continue  # not there, or not for this system: the next one
+            yield opened
+            opened.close()
+            return
+        pytest.fail("These tests read pages in a real browser. Try: python -m playwright install chromium")

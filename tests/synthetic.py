@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -94,3 +95,12 @@ def _trained(
         ),
         curve,
     )
+
+
+def not_finished(trial: Trial, outcome: Outcome) -> Trial:
+    """The same cell before it was run, or after it went wrong."""
+    if outcome.finished:
+        return replace(
+            trial, outcome=outcome, result=Result(outcome, error="Traceback: boom" if outcome == "failed" else None)
+        )
+    return replace(trial, outcome=outcome, result=None)
