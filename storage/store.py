@@ -10,6 +10,7 @@ A cell's life, in the store's own verbs:
     fail      running -> waiting, failed   an attempt that raised: back to the queue, until it was tried often enough
     release   running -> waiting           given back at once
     sweep     running -> lost              leases that ran out; also claimable, and counted as lost, before any sweep
+    bury      running -> lost              what a worker held that somebody saw die
     retry     failed, oom, ... -> waiting  when somebody asks for it
 
 The contract:
@@ -343,6 +344,17 @@ class Store:
         with self._writing() as c:
             return self._sweep(c, self._study_id(c, name))
 
+    def bury(self, name: str, worker: str) -> int:
+        """Put back at once what a worker held that is known to be dead. Returns how many cells.
+
+        For whoever saw it die: everybody else waits for its leases to run out.
+        """
+        with self._writing() as c:
+            held = cells.c.study_id == self._study_id(c, name), _LEASED, cells.c.worker == worker
+            ids = list(c.scalars(sa.select(cells.c.trial_id).where(*held).order_by(cells.c.trial_id).with_for_update()))
+            _requeue(c, ids, Outcome.LOST)
+        return len(ids)
+
     def retry(self, name: str, outcomes: Collection[Outcome]) -> int:
         """Queue the cells with these outcomes again, as if they had never run. Returns how many.
 
@@ -480,6 +492,12 @@ class Store:
             for trial_id, entries in c.execute(_CURVES, {"study": self._study_id(c, name)}):
                 chunks.setdefault(trial_id, []).append(unpack(entries))
         return {trial_id: Curve.join(parts) if len(parts) > 1 else parts[0] for trial_id, parts in chunks.items()}
+
+    def holders(self, name: str) -> tuple[str, ...]:
+        """The workers that hold cells of this study, by name. Raises StudyMissing."""
+        with self._reading() as c:
+            held = cells.c.study_id == self._study_id(c, name), _LEASED
+            return tuple(c.scalars(sa.select(cells.c.worker).where(*held).distinct().order_by(cells.c.worker)))
 
     def unfinished(self, name: str) -> int:
         """How many cells are waiting, running or lost: while there are any, a worker has a reason to stay."""
