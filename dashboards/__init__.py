@@ -4,8 +4,27 @@
 >>> write_page(summary, "report.html", command="adamom report", provenance={})  # doctest: +SKIP
 """
 
+from dashboards.archive import Archived, read_json, write_json
 from dashboards.comparison import Difference, Estimate
+from dashboards.export import FORMATS, FigureError, write_figures
 from dashboards.report import write_page
 from dashboards.summary import ArmRow, Flag, Summary, summarise
+from dashboards.tables import latex_table, markdown_table
 
-__all__ = ["ArmRow", "Difference", "Estimate", "Flag", "Summary", "summarise", "write_page"]
+__all__ = [
+    "FORMATS",
+    "Archived",
+    "ArmRow",
+    "Difference",
+    "Estimate",
+    "FigureError",
+    "Flag",
+    "Summary",
+    "latex_table",
+    "markdown_table",
+    "read_json",
+    "summarise",
+    "write_figures",
+    "write_json",
+    "write_page",
+]
