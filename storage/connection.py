@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from .errors import BadUrl, StoreError, StoreForeign, StoreMissing, StoreRefused, StoreUnavailable
 
@@ -88,7 +88,6 @@ def connect(url: URL) -> Engine:
         url,
         pool_size=2,
         max_overflow=3,
-        pool_pre_ping=True,
         connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "adamom"},
     )
 
@@ -219,33 +218,40 @@ def check_server(engine: Engine) -> None:
         )
 
 
+def server_version(engine: Engine) -> str:
+    """The server's version, such as "18.4"."""
+    with engine.connect() as connection:
+        return str(connection.execute(sa.text("SHOW server_version")).scalar_one()).split()[0]
+
+
 # --- trouble ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def translated(url: URL) -> Iterator[None]:
+def translated(engine: Engine) -> Iterator[None]:
     """Turn what the driver raises into one of our errors, with the place and the next thing to try."""
+    driver_error = engine.dialect.loaded_dbapi.Error
     try:
         yield
     except DBAPIError as error:
-        raise _translate(url, error) from error
+        raise _translate(engine.url, error.orig) from error
+    except driver_error as error:
+        raise _translate(engine.url, error) from error
     except sa.exc.TimeoutError as error:
-        raise StoreUnavailable(f"Every connection of this process to {address(url)} is in use.") from error
-    except SQLAlchemyError as error:
-        raise StoreError(f"{address(url)}: {error}") from error
+        raise StoreUnavailable(f"Every connection of this process to {address(engine.url)} is in use.") from error
 
 
-def _translate(url: URL, error: DBAPIError) -> StoreError:
-    where, reason = address(url), str(error.orig).strip()
+def _translate(url: URL, error: BaseException | None) -> StoreError:
+    reason = str(error).strip() or "no reason given"
     told = _postgres_trouble if url.get_backend_name() == "postgresql" else _sqlite_trouble
-    kind, advice = told(url, error, reason.lower())
-    return kind(f"{where}: {reason.splitlines()[0] if reason else 'no reason given'}. {advice}".replace("..", "."))
+    kind, advice = told(url, getattr(error, "sqlstate", None) or "", reason.lower())
+    return kind(f"{address(url)}: {reason.splitlines()[0].rstrip('.')}. {advice}")
 
 
 Trouble = tuple[type[StoreError], str]
 
 
-def _sqlite_trouble(url: URL, error: DBAPIError, reason: str) -> Trouble:
+def _sqlite_trouble(url: URL, _: str, reason: str) -> Trouble:
     file = database_file(url)
     if "locked" in reason or "busy" in reason:
         return StoreUnavailable, f"Another process has been writing for {BUSY_SECONDS:g} s. Try again."
@@ -260,8 +266,7 @@ def _sqlite_trouble(url: URL, error: DBAPIError, reason: str) -> Trouble:
     return StoreError, "Try: adamom doctor"
 
 
-def _postgres_trouble(url: URL, error: DBAPIError, reason: str) -> Trouble:
-    state = getattr(error.orig, "sqlstate", None) or ""
+def _postgres_trouble(url: URL, state: str, reason: str) -> Trouble:
     if "password" in reason or state.startswith("28"):
         return StoreRefused, "Check user and password: --store URL, or ADAMOM_STORE."
     if "does not exist" in reason and ("database" in reason or "role" in reason):
@@ -270,7 +275,7 @@ def _postgres_trouble(url: URL, error: DBAPIError, reason: str) -> Trouble:
         return StoreRefused, "This user may not write here. Try: GRANT ALL ON SCHEMA public TO the user."
     if state.startswith("53") and state != "53300":
         return StoreRefused, "Make room on the server's disk; everything recorded so far is safe."
-    if error.connection_invalidated or state.startswith(("08", "57P", "53300", "40")) or not state:
+    if not state or state.startswith(("08", "57P", "53300", "40")):  # no state: no server said it
         return StoreUnavailable, "Is it up?  Try: docker compose up -d postgres"
     return StoreError, "Try: adamom doctor"
 

@@ -21,12 +21,15 @@ def pack(curve: Curve) -> bytes:
     return curve.steps.astype("<i4").tobytes() + np.concatenate(losses).astype("<f4").tobytes()
 
 
-def unpack(entries: bytes) -> Curve:
-    """The curve that `pack` made into these bytes. Raises ValueError when they are not whole evaluations."""
-    if len(entries) % 20:
-        raise ValueError(f"An evaluation takes 20 bytes: got {len(entries)} bytes.")
-    n = len(entries) // 20
-    return Curve(np.frombuffer(entries, "<i4", n), *np.frombuffer(entries, "<f4", 4 * n, 4 * n).reshape(4, n))
+def unpack(*pieces: bytes) -> Curve:
+    """The curve whose pieces `pack` made into these bytes. Raises ValueError when they are not whole evaluations."""
+    columns = [np.empty((5, 0), "<i4")]
+    for entries in pieces:
+        if len(entries) % 20:
+            raise ValueError(f"An evaluation takes 20 bytes: got {len(entries)} bytes.")
+        columns.append(np.frombuffer(entries, "<i4").reshape(5, -1))
+    whole = columns[1] if len(pieces) == 1 else np.concatenate(columns, axis=1)
+    return Curve(whole[0], *whole[1:].view("<f4"))
 
 
 def shown_steps(budget: Budget) -> frozenset[int]:

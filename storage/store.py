@@ -9,64 +9,95 @@ A cell's life, in the store's own verbs:
     finish    running -> an outcome        the result, here and in Optuna's tables, in one transaction
     fail      running -> waiting, failed   an attempt that raised: back to the queue, until it was tried often enough
     release   running -> waiting           given back at once
-    sweep     running -> lost              leases that ran out; also claimable, and counted as lost, before any sweep
-    bury      running -> lost              what a worker held that somebody saw die
+    sweep     running -> lost              leases that ran out; every claim sweeps, and counts see them as lost before
     retry     failed, oom, ... -> waiting  when somebody asks for it
+    adopt     running                      a trial that a process of stock Optuna has started, for our objective in it
 
 The contract:
 - A verb is one transaction: all of it is there afterwards, or nothing.
 - A cell has one owner. Only the holder of its newest attempt can record or finish; everybody else is told so and
-  changes nothing. An expired lease still belongs to its holder until somebody else has claimed the cell.
+  changes nothing. An expired lease still belongs to its holder until it was swept up.
 - Asking twice is harmless. A finish whose answer got lost on the way may be repeated: the result is there once.
 - Time is the database's. No worker's clock decides anything.
 - Optuna's tables agree with ours after every verb.
-- What goes wrong is raised as one of `errors`; StoreUnavailable is worth waiting for (`patiently`).
+- What goes wrong is raised as one of `errors`. While the database is away a patient store waits and says so.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import functools
+import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
 
-from . import bulk, connection, mirror
-from .connection import address, translated
+from . import connection, mirror, planning, rows
+from .connection import address, patiently, translated
 from .curves import pack, shown_steps, unpack
-from .definition import FILE_KEY, attributes, extended, rebuilt
-from .errors import StoreError, StoreMissing, StoreRefused, StudyChanged, StudyMissing
-from .records import Budget, Counts, Curve, Outcome, Planned, Point, Result, Study, Trial
-from .tables import (
-    cells,
-    curves,
-    directions,
-    intermediate_values,
-    now_epoch,
-    now_utc,
-    params,
-    results,
-    studies,
-    study_attributes,
-    trial_attributes,
-    trials,
-    values,
+from .errors import StoreError, StoreMissing, StoreRefused, StoreUnavailable, StudyMissing
+from .records import Counts, Curve, Outcome, Planned, Point, Result, Study, Trial
+from .session import Session, transaction
+from .statements import (
+    CELL_BY_NUMBER,
+    COMPLETE,
+    COUNT_FAILURE,
+    COUNTS,
+    COUNTS_OF_STUDY,
+    CURVES,
+    DROP_BROKEN_CURVES,
+    EXPIRED,
+    EXTEND_LEASES,
+    FORGET_FAILURES,
+    FORGET_POINTS,
+    FORGET_RESULTS,
+    LEASE,
+    LOCK_CELLS,
+    NEXT_EXPIRY,
+    REQUEUE,
+    RETRY,
+    SETTLE,
+    START,
+    STATES_OF,
+    STUDY_ID,
+    STUDY_NAMES,
+    TRIALS,
+    WAIT_AGAIN,
+    WAITING,
+    WAITING_IN_FAMILIES,
+    WITH_OUTCOMES,
 )
+from .tables import curves, intermediate_values, results, trial_attributes, values
 
 __all__ = ["LEASE_SECONDS", "RETRIES", "Store"]
+
+log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0  # how long a worker may be silent before its cells go back to the queue
 RETRIES = 2  # a cell that raised is tried this often again
 IDLE_SECONDS = 2.0  # a worker this slow gives its connection back, so that 200 of them fit into 100 connections
 RETRIABLE = (Outcome.FAILED, Outcome.OOM, Outcome.PRUNED, Outcome.LOST)
+OPTUNA = "optuna"  # the worker we write down for a trial that a process of stock Optuna has started
 
 Measured = tuple[Trial, Curve]
+Ended = tuple[Trial, Result]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _verb(ask: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """A method that is one transaction, asked again while the database is away, as long as the store is patient."""
+
+    @functools.wraps(ask)
+    def asked(self: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return patiently(
+            lambda: ask(self, *args, **kwargs), patience_seconds=self._patience_seconds, on_wait=self._on_wait
+        )
+
+    return asked
 
 
 class Store:
@@ -75,34 +106,55 @@ class Store:
     One Store serves one process; threads may share it, a forked child opens its own.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        patience_seconds: float = 0.0,
+        on_wait: Callable[[StoreUnavailable, float], None] | None = None,
+    ) -> None:
         self._engine = engine
-        self._reader = engine.execution_options(reads=True)
-        self._budgets: dict[int, Budget] = {}
+        self._backend = engine.dialect.name
+        self._patience_seconds = patience_seconds
+        self._on_wait = on_wait
         self._asked_at = time.monotonic()
+        self._shown_steps: dict[int, frozenset[int]] = {}  # by study id; a study's budget never changes
 
     @classmethod
-    def open(cls, url: str | None = None, *, create: bool = True) -> Self:
+    def open(
+        cls,
+        url: str | None = None,
+        *,
+        create: bool = True,
+        patience_seconds: float = 0.0,
+        on_wait: Callable[[StoreUnavailable, float], None] | None = None,
+    ) -> Self:
         """The store at this address: `url`, else the environment's ADAMOM_STORE, else adamom.db in this folder.
 
         create: make or upgrade what is missing. Without it nothing is ever created or changed.
+        patience_seconds: how long a verb, this one included, asks again while the database is away: a worker has
+            minutes, a command none.
+        on_wait: told the trouble and the seconds until the next try; the default logs a warning.
 
         Raises BadUrl, StoreMissing, StoreRefused, StoreForeign, StoreUnavailable.
         """
         parsed = connection.parse(url)
-        if parsed.get_backend_name() == "sqlite":
-            _refuse_unusable_file(parsed, create)
+        _refuse_unusable_file(parsed, create)
         engine = connection.connect(parsed)
+        store = cls(engine, patience_seconds, on_wait)
         try:
-            with translated(parsed):
-                connection.check_server(engine)
-                if create:
-                    connection.prepare(engine)
-                connection.check_schema(engine)
+            store._prepare(create)
         except StoreError:
             engine.dispose()
             raise
-        return cls(engine)
+        return store
+
+    @_verb
+    def _prepare(self, create: bool) -> None:
+        with translated(self._engine):
+            connection.check_server(self._engine)
+            if create:
+                connection.prepare(self._engine)
+            connection.check_schema(self._engine)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -111,7 +163,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -122,13 +174,13 @@ class Store:
         """The address, without a password."""
         return address(self._engine.url)
 
+    @_verb
     def describe(self) -> str:
         """One line for a log: what the database is, and where."""
-        if self._engine.dialect.name == "sqlite":
+        if self._backend == "sqlite":
             return f"SQLite, {connection.database_file(self._engine.url).absolute()}"
-        with self._reading() as c:
-            version = c.scalar(sa.text("SHOW server_version"))
-        return f"PostgreSQL {str(version).split()[0]}, {self.url}"
+        with translated(self._engine):
+            return f"PostgreSQL {connection.server_version(self._engine)}, {self.url}"
 
     # --- plan ---------------------------------------------------------------------------------------------------------
 
@@ -138,112 +190,37 @@ class Store:
         A study that is there already is extended by new arms, rates and seeds. Many planners may do so at once.
         Raises StudyChanged when the name stands for something else, ValueError for a point that is not in the study.
         """
-        wanted = _checked(study, points)
-        with self._writing() as c:
-            study_id, whole = self._lock_study(c, study)
-            present = set(c.scalars(sa.select(cells.c.key).where(cells.c.study_id == study_id)))
+        return self._plan(study, planning.checked(study, points))
+
+    @_verb
+    def _plan(self, study: Study, wanted: Mapping[str, Point]) -> Planned:
+        with self._writing() as session:
+            study_id, whole = planning.lock_study(session, study)
+            present = planning.planned_keys(session, study_id)
             new = [point for key, point in wanted.items() if key not in present]
-            self._describe_study(c, study_id, whole)
-            space = self._widen_space(c, study_id, whole)
+            planning.describe(session, study_id, whole)
+            space = planning.widen_space(session, study_id, whole)
             if new:
-                self._add_cells(c, study_id, whole, new, space)
+                planning.add_cells(session, study_id, whole, new, space)
         return Planned(added=len(new), present=len(wanted) - len(new))
 
     def missing(self, study: Study, points: Iterable[Point]) -> Planned:
         """What `plan` would do, without doing it. Raises as `plan` does."""
-        wanted = _checked(study, points)
-        with self._reading() as c:
-            study_id = c.scalar(sa.select(studies.c.study_id).where(studies.c.study_name == study.name))
-            if study_id is not None:
-                extended(self._stored_study(c, study_id, study.name), study)
-            present = set(c.scalars(sa.select(cells.c.key).where(cells.c.study_id == study_id)))
+        return self._missing(study, planning.checked(study, points))
+
+    @_verb
+    def _missing(self, study: Study, wanted: Mapping[str, Point]) -> Planned:
+        with self._reading() as session:
+            present: set[str] = set()
+            for (study_id,) in session.ask(STUDY_ID, name=study.name):
+                planning.refuse_changes(session, study_id, study)
+                present = planning.planned_keys(session, study_id)
         added = sum(key not in present for key in wanted)
         return Planned(added=added, present=len(wanted) - added)
 
-    def _lock_study(self, c: Connection, study: Study) -> tuple[int, Study]:
-        """The study's row, made if need be and locked until the transaction ends, and the study as it will be."""
-        named = sa.select(studies.c.study_id).where(studies.c.study_name == study.name).with_for_update()
-        study_id = c.scalar(named)
-        if study_id is None and self._make_study(c, study.name):
-            return c.execute(named).scalar_one(), study
-        study_id = c.execute(named).scalar_one()
-        return study_id, extended(self._stored_study(c, study_id, study.name), study)
-
-    def _make_study(self, c: Connection, name: str) -> bool:
-        """Whether we made it: another planner may have been faster."""
-        made = c.scalar(
-            sa.text(
-                "INSERT INTO studies (study_name) VALUES (:name) ON CONFLICT (study_name) DO NOTHING RETURNING study_id"
-            ),
-            {"name": name},
-        )
-        if made is not None:
-            c.execute(sa.insert(directions).values(study_id=made, objective=0, direction="MINIMIZE"))
-        return made is not None
-
-    def _stored_study(self, c: Connection, study_id: int, name: str) -> Study:
-        rows = c.execute(
-            sa.select(study_attributes.c.key, study_attributes.c.value_json).where(
-                study_attributes.c.study_id == study_id
-            )
-        )
-        said = {key: json.loads(value) for key, value in rows}
-        if FILE_KEY not in said:
-            raise StudyChanged(
-                f"{self.url} has a study {name!r} of Optuna that adamom did not plan. Try: another name for yours."
-            )
-        return rebuilt(name, said)
-
-    def _describe_study(self, c: Connection, study_id: int, study: Study) -> None:
-        said = attributes(study)
-        ours = sa.and_(study_attributes.c.study_id == study_id, study_attributes.c.key.in_(list(said)))
-        c.execute(sa.delete(study_attributes).where(ours))
-        rows = [{"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in said.items()]
-        c.execute(sa.insert(study_attributes), rows)
-
-    def _widen_space(self, c: Connection, study_id: int, study: Study) -> dict[str, mirror.Distribution]:
-        """The study's search space; where it grew, in the earlier trials too, for Optuna compares them."""
-        first = sa.select(sa.func.min(cells.c.trial_id)).where(cells.c.study_id == study_id).scalar_subquery()
-        stored = sa.select(params.c.param_name, params.c.distribution_json).where(params.c.trial_id == first)
-        before = {name: json.loads(text) for name, text in c.execute(stored)}
-        space = mirror.distributions(study, before)
-        ours = sa.select(cells.c.trial_id).where(cells.c.study_id == study_id)
-        for name in before:
-            if before[name] != space[name]:
-                same = sa.and_(params.c.param_name == name, params.c.trial_id.in_(ours))
-                c.execute(sa.update(params).where(same).values(distribution_json=json.dumps(space[name])))
-        return space
-
-    def _add_cells(
-        self, c: Connection, study_id: int, study: Study, points: Sequence[Point], space: dict[str, mirror.Distribution]
-    ) -> None:
-        n = len(points)
-        ids = _new_trial_ids(c, n)
-        first = c.scalar(sa.select(sa.func.count(trials.c.trial_id)).where(trials.c.study_id == study_id)) or 0
-        numbers = range(first, first + n)
-        families = {arm.name: arm.family for arm in study.arms}
-        planned = {"trial_id": ids, "study_id": [study_id] * n, "number": numbers}
-        bulk.insert(c, trials, {**planned, "state": ["WAITING"] * n})
-        for name, numbers_of_optuna in mirror.trial_params(points, space).items():
-            repeated = {"param_name": [name] * n, "distribution_json": [json.dumps(space[name])] * n}
-            bulk.insert(c, params, {"trial_id": ids, "param_value": numbers_of_optuna, **repeated})
-        bulk.insert(
-            c,
-            cells,
-            {
-                **planned,
-                "key": [point.key for point in points],
-                "arm": [point.arm for point in points],
-                "family": [families[point.arm] for point in points],
-                "lr": [point.lr for point in points],
-                "momentum": [point.momentum for point in points],
-                "seed": [point.seed for point in points],
-                "outcome": [Outcome.WAITING.value] * n,
-            },
-        )
-
     # --- work ---------------------------------------------------------------------------------------------------------
 
+    @_verb
     def claim(
         self,
         name: str,
@@ -258,22 +235,37 @@ class Store:
         families: only arms of these families. Empty when there is nothing to claim at the moment.
         Raises StudyMissing.
         """
-        with self._writing() as c:
-            study_id = self._study_id(c, name)
-            self._sweep(c, study_id)
-            waiting = _waiting(families)
-            while found := c.execute(waiting, {"study": study_id, "k": k, "families": list(families or ())}).all():
-                ids = [row.trial_id for row in found]
-                started = set(c.scalars(_START, {"ids": ids}))
-                lease = {"worker": worker, "seconds": lease_seconds}
+        chosen: dict[str, Any] = {} if families is None else {"families": list(families)}
+        waiting = WAITING if families is None else WAITING_IN_FAMILIES
+        with self._writing() as session:
+            study_id = self._study_id(session, name)
+            _sweep(session, study_id)
+            while found := session.ask(waiting, study=study_id, k=k, **chosen):
+                ids = [row[0] for row in found]
+                started = {trial_id for (trial_id,) in session.ask(START, ids=ids)}
                 if started:
-                    c.execute(_LEASE, {"ids": list(started), **lease})
-                if others := [trial_id for trial_id in ids if trial_id not in started]:
-                    c.execute(_LEASE, {"ids": others, "worker": OPTUNA, "seconds": LEASE_SECONDS})
+                    session.tell(LEASE, ids=list(started), worker=worker, seconds=lease_seconds)
+                if len(started) < len(ids):
+                    _yield_to_optuna(session, [trial_id for trial_id in ids if trial_id not in started])
                 if started:
-                    return tuple(_claimed(row) for row in found if row.trial_id in started)
+                    return tuple(rows.claimed(*row) for row in found if row[0] in started)
         return ()
 
+    @_verb
+    def adopt(self, name: str, number: int, *, worker: str, lease_seconds: float = LEASE_SECONDS) -> Trial | None:
+        """The trial of this number, which a process of stock Optuna has just started, now held by this worker.
+
+        None when it is none of our cells, or not to be had: Optuna's `ask` makes a trial of its own when none waits.
+        """
+        with self._writing() as session:
+            study_id = self._study_id(session, name)
+            for *cell, outcome, holder, state in session.ask(CELL_BY_NUMBER, study=study_id, number=number):
+                if state == "RUNNING" and (outcome in ("waiting", "lost") or holder == OPTUNA):
+                    session.tell(LEASE, ids=[cell[0]], worker=worker, seconds=lease_seconds)
+                    return rows.claimed(*cell)
+        return None
+
+    @_verb
     def record(self, measured: Sequence[Measured] | Mapping[Trial, Curve]) -> tuple[Trial, ...]:
         """Append what was measured and renew the leases of these trials.
 
@@ -282,79 +274,84 @@ class Store:
         pairs = list(measured.items() if isinstance(measured, Mapping) else measured)
         if not pairs:
             return ()
-        with self._writing() as c:
-            held, lost = self._held(c, [trial for trial, _ in pairs])
-            self._extend_leases(c, held)
-            joined = _joined([(trial, curve) for trial, curve in pairs if trial.id in held and len(curve)])
-            if joined:
-                self._append_curves(c, joined, held)
+        with self._writing() as session:
+            held, lost = _held(session, [trial for trial, _ in pairs])
+            shown = {trial_id: self._shown(session, study_id) for trial_id, study_id in held.items()}
+            joined = _joined([(trial, curve) for trial, curve in pairs if trial.id in held])
+            if held:
+                session.tell(EXTEND_LEASES, ids=list(held))
+            _append_curves(session, joined)
+            _show_points(session, joined, shown)
         return lost
 
-    def renew(self, trials_held: Collection[Trial]) -> tuple[Trial, ...]:
+    @_verb
+    def renew(self, held: Collection[Trial]) -> tuple[Trial, ...]:
         """Renew the leases of these trials. Returns those whose lease was lost."""
-        if not trials_held:
+        if not held:
             return ()
-        with self._writing() as c:
-            held, lost = self._held(c, trials_held)
-            self._extend_leases(c, held)
+        with self._writing() as session:
+            ours, lost = _held(session, held)
+            session.tell(EXTEND_LEASES, ids=list(ours))
         return lost
 
-    def finish(self, ended: Sequence[tuple[Trial, Result]]) -> tuple[Trial, ...]:
+    @_verb
+    def finish(self, ended: Sequence[Ended], *, told: bool = True) -> tuple[Trial, ...]:
         """Store how these trials ended, here and in Optuna's tables.
+
+        told: False when a process of stock Optuna runs the trial and will itself tell Optuna its value and state.
 
         Returns the trials whose lease was lost: nothing was written for them. A trial that this very attempt has
         finished already is left as it is and not lost, so a finish may be repeated when its answer did not arrive.
         """
         if not ended:
             return ()
-        with self._writing() as c:
-            held, lost = self._held(c, [trial for trial, _ in ended])
+        with self._writing() as session:
+            held, lost = _held(session, [trial for trial, _ in ended])
             ours = [(trial, result) for trial, result in ended if trial.id in held]
             if ours:
-                self._write_results(c, ours)
+                _settle(session, ours)
+                _describe_results(session, ours)
+            if ours and told:
+                _complete(session, ours)
         return lost
 
+    @_verb
     def fail(self, trial: Trial, error: str, *, retries: int = RETRIES) -> Outcome:
         """An attempt raised: back to the queue, or FAILED with its traceback after `retries` further attempts.
 
         Returns what the cell is now: WAITING, FAILED, or LOST when the lease was lost and nothing was written.
         """
-        with self._writing() as c:
-            held, lost = self._held(c, [trial])
+        with self._writing() as session:
+            held, lost = _held(session, [trial])
             if lost:
                 return Outcome.LOST
             if not held:  # finished by this very attempt: the answer of an earlier ask got lost
                 return Outcome.FAILED
-            bump = sa.update(cells).where(cells.c.trial_id == trial.id).values(failures=cells.c.failures + 1)
-            if c.execute(bump.returning(cells.c.failures)).scalar_one() > retries:
-                self._write_results(c, [(trial, Result(Outcome.FAILED, error=error))])
-                return Outcome.FAILED
-            _requeue(c, [trial.id], Outcome.WAITING)
-        return Outcome.WAITING
+            ((failures,),) = session.ask(COUNT_FAILURE, ids=[trial.id])
+            if failures <= retries:
+                _requeue(session, [trial.id], Outcome.WAITING)
+                return Outcome.WAITING
+            failed = [(trial, Result(Outcome.FAILED, error=error))]
+            _settle(session, failed)
+            _describe_results(session, failed)
+            _complete(session, failed)
+            return Outcome.FAILED
 
-    def release(self, trials_held: Collection[Trial]) -> None:
+    @_verb
+    def release(self, held: Collection[Trial]) -> None:
         """Give these trials back at once. Those that are not ours any more are left alone."""
-        if trials_held:
-            with self._writing() as c:
-                held, _ = self._held(c, trials_held)
-                _requeue(c, list(held), Outcome.WAITING)
+        if held:
+            with self._writing() as session:
+                ours, _ = _held(session, held)
+                _requeue(session, list(ours), Outcome.WAITING)
 
+    @_verb
     def sweep(self, name: str) -> int:
         """Put cells whose lease ran out back into the queue, for Optuna's eyes too. Returns how many."""
-        with self._writing() as c:
-            return self._sweep(c, self._study_id(c, name))
+        with self._writing() as session:
+            return _sweep(session, self._study_id(session, name))
 
-    def bury(self, name: str, worker: str) -> int:
-        """Put back at once what a worker held that is known to be dead. Returns how many cells.
-
-        For whoever saw it die: everybody else waits for its leases to run out.
-        """
-        with self._writing() as c:
-            held = cells.c.study_id == self._study_id(c, name), _LEASED, cells.c.worker == worker
-            ids = list(c.scalars(sa.select(cells.c.trial_id).where(*held).order_by(cells.c.trial_id).with_for_update()))
-            _requeue(c, ids, Outcome.LOST)
-        return len(ids)
-
+    @_verb
     def retry(self, name: str, outcomes: Collection[Outcome]) -> int:
         """Queue the cells with these outcomes again, as if they had never run. Returns how many.
 
@@ -363,398 +360,239 @@ class Store:
         if refused := [outcome.value for outcome in outcomes if outcome not in RETRIABLE]:
             allowed = ", ".join(outcome.value for outcome in RETRIABLE)
             raise ValueError(f"Cells that are {', '.join(refused)} are not retried. Allowed: {allowed}.")
-        with self._writing() as c:
-            study_id = self._study_id(c, name)
-            self._sweep(c, study_id)
-            chosen = cells.c.study_id == study_id, cells.c.outcome.in_([outcome.value for outcome in outcomes])
-            locked = sa.select(cells.c.trial_id).where(*chosen).order_by(cells.c.trial_id).with_for_update()
-            ids = list(c.scalars(locked))
-            _forget(c, ids)
-            _requeue(c, ids, Outcome.WAITING)
-        return len(ids)
-
-    def _held(self, c: Connection, ours: Collection[Trial]) -> tuple[dict[int, int], tuple[Trial, ...]]:
-        """Of these trials, those we hold ({trial id: study id}, their rows locked) and those we lost.
-
-        A trial that this attempt has finished is neither.
-        """
-        rows = {row.trial_id: row for row in c.execute(_LOCKED, {"ids": sorted({trial.id for trial in ours})})}
-
-        def state(trial: Trial) -> Outcome | None:
-            row = rows.get(trial.id)
-            return Outcome(row.outcome) if row is not None and row.attempt == trial.attempt else None
-
-        states = {trial: state(trial) for trial in ours}
-        held = {trial.id: rows[trial.id].study_id for trial, now in states.items() if now is Outcome.RUNNING}
-        lost = [trial for trial, now in states.items() if now is None or now in (Outcome.WAITING, Outcome.LOST)]
-        return held, tuple(lost)
-
-    def _extend_leases(self, c: Connection, held: Collection[int]) -> None:
-        if held:
-            c.execute(_EXTEND, {"ids": list(held)})
-
-    def _append_curves(self, c: Connection, measured: Sequence[Measured], held: Mapping[int, int]) -> None:
-        bulk.insert(
-            c,
-            curves,
-            {
-                "trial_id": [trial.id for trial, _ in measured],
-                "attempt": [trial.attempt for trial, _ in measured],
-                "first_step": [int(curve.steps[0]) for _, curve in measured],
-                "entries": [pack(curve) for _, curve in measured],
-            },
-            replaces=("trial_id", "attempt", "first_step"),
-        )
-        shown = {study_id: shown_steps(self._budget(c, study_id)) for study_id in set(held.values())}
-        points = [
-            (trial.id, int(step), *mirror.stored_value(float(loss)))
-            for trial, curve in measured
-            for step, loss in zip(curve.steps, curve.validation_loss, strict=True)
-            if int(step) in shown[held[trial.id]]
-        ]
-        if points:
-            names = ("trial_id", "step", "intermediate_value", "intermediate_value_type")
-            bulk.insert(c, intermediate_values, bulk.columns(names, points), replaces=("trial_id", "step"))
-
-    def _budget(self, c: Connection, study_id: int) -> Budget:
-        if study_id not in self._budgets:
-            of_study = study_attributes.c.study_id == study_id, study_attributes.c.key == "budget"
-            said = c.execute(sa.select(study_attributes.c.value_json).where(*of_study)).scalar_one()
-            self._budgets[study_id] = Budget(**json.loads(said))
-        return self._budgets[study_id]
-
-    def _write_results(self, c: Connection, ended: Sequence[tuple[Trial, Result]]) -> None:
-        for outcome, group in groupby(sorted(ended, key=_outcome), key=_outcome):
-            ids = [trial.id for trial, _ in group]
-            c.execute(_SETTLE, {"ids": ids, "outcome": outcome.value})
-            c.execute(_COMPLETE, {"ids": ids, "state": mirror.STATES[outcome]})
-        bulk.insert(c, results, _result_columns(ended))
-        told = [(trial.id, 0, *value) for trial, result in ended if (value := mirror.trial_value(result))]
-        if told:
-            bulk.insert(c, values, bulk.columns(("trial_id", "objective", "value", "value_type"), told))
-        said = [
-            (trial.id, key, text) for trial, result in ended for key, text in mirror.result_attributes(result).items()
-        ]
-        bulk.insert(c, trial_attributes, bulk.columns(("trial_id", "key", "value_json"), said))
-        if again := [trial.id for trial, _ in ended if trial.attempt > 1]:
-            newest = sa.select(cells.c.attempt).where(cells.c.trial_id == curves.c.trial_id).scalar_subquery()
-            c.execute(sa.delete(curves).where(curves.c.trial_id.in_(again), curves.c.attempt < newest))
-
-    def _sweep(self, c: Connection, study_id: int) -> int:
-        ids = list(c.scalars(_EXPIRED, {"study": study_id}))
-        _requeue(c, ids, Outcome.LOST)
+        with self._writing() as session:
+            study_id = self._study_id(session, name)
+            _sweep(session, study_id)
+            words = [outcome.value for outcome in outcomes]
+            ids = [trial_id for (trial_id,) in session.ask(WITH_OUTCOMES, study=study_id, outcomes=words)]
+            if ids:
+                for forget in (*FORGET_RESULTS, FORGET_FAILURES, RETRY):
+                    session.tell(forget, ids=ids)
+                _requeue(session, ids, Outcome.WAITING)
         return len(ids)
 
     # --- read ---------------------------------------------------------------------------------------------------------
 
+    @_verb
     def studies(self) -> dict[str, Counts]:
-        """Every study of this store by name, with its counts."""
-        return self._counts()
+        """Every study of this store by name, with its counts; an expired lease counts as lost."""
+        with self._reading() as session:
+            return _counts(session.ask(COUNTS))
 
+    @_verb
     def counts(self, name: str) -> Counts:
         """How many cells of this study stand where; an expired lease counts as lost. Raises StudyMissing."""
-        counted = self._counts(studies.c.study_name == name)
-        if name not in counted:
-            raise self._no_such_study(name)
+        with self._reading() as session:
+            counted = _counts(session.ask(COUNTS_OF_STUDY, name=name))
+            if name not in counted:
+                self._no_such_study(session, name)
         return counted[name]
 
-    def _counts(self, *which: sa.ColumnElement[bool]) -> dict[str, Counts]:
-        planned = sa.and_(study_attributes.c.study_id == studies.c.study_id, study_attributes.c.key == FILE_KEY)
-        rows = (
-            sa.select(studies.c.study_name, _NOW.label("now"), sa.func.count(cells.c.trial_id))
-            .join(study_attributes, planned)
-            .outerjoin(cells, cells.c.study_id == studies.c.study_id)
-            .where(*which)
-            .group_by(studies.c.study_id, studies.c.study_name, "now")
-            .order_by(studies.c.study_id)
-        )
-        found: dict[str, dict[str, int]] = {}
-        with self._reading() as c:
-            for name, outcome, n in c.execute(rows):
-                found.setdefault(name, {}).update({outcome: n} if outcome else {})
-        return {name: Counts(**counts) for name, counts in found.items()}
-
+    @_verb
     def study(self, name: str) -> Study:
         """The study of that name, with every arm, rate and seed planned so far. Raises StudyMissing."""
-        with self._reading() as c:
-            return self._stored_study(c, self._study_id(c, name), name)
+        with self._reading() as session:
+            return planning.stored_study(session, self._study_id(session, name), name)
 
+    @_verb
     def trials(self, name: str) -> tuple[Trial, ...]:
         """Every cell of the study in planned order, finished or not. Raises StudyMissing."""
-        with self._reading() as c:
-            rows = c.execute(_TRIALS, {"study": self._study_id(c, name)})
-            return tuple(_trial(*row) for row in rows)
+        with self._reading() as session:
+            return tuple(rows.trial(*row) for row in session.ask(TRIALS, study=self._study_id(session, name)))
 
+    @_verb
     def curves(self, name: str) -> dict[int, Curve]:
         """Learning curves by trial id: of the attempt that counted, or that is running. Raises StudyMissing."""
-        chunks: dict[int, list[Curve]] = {}
-        with self._reading() as c:
-            for trial_id, entries in c.execute(_CURVES, {"study": self._study_id(c, name)}):
-                chunks.setdefault(trial_id, []).append(unpack(entries))
-        return {trial_id: Curve.join(parts) if len(parts) > 1 else parts[0] for trial_id, parts in chunks.items()}
-
-    def holders(self, name: str) -> tuple[str, ...]:
-        """The workers that hold cells of this study, by name. Raises StudyMissing."""
-        with self._reading() as c:
-            held = cells.c.study_id == self._study_id(c, name), _LEASED
-            return tuple(c.scalars(sa.select(cells.c.worker).where(*held).distinct().order_by(cells.c.worker)))
+        with self._reading() as session:
+            pieces = session.ask(CURVES, study=self._study_id(session, name))
+        return {
+            trial_id: unpack(*(entries for _, entries in mine))
+            for trial_id, mine in groupby(pieces, key=lambda piece: int(piece[0]))
+        }
 
     def unfinished(self, name: str) -> int:
         """How many cells are waiting, running or lost: while there are any, a worker has a reason to stay."""
         counts = self.counts(name)
         return counts.total - counts.finished
 
+    @_verb
     def next_expiry(self, name: str) -> float | None:
         """Seconds until the next lease runs out, 0 when one has, None when nothing is running. Raises StudyMissing."""
-        with self._reading() as c:
-            running = cells.c.study_id == self._study_id(c, name), cells.c.outcome == Outcome.RUNNING.value
-            left = c.scalar(sa.select(sa.func.min(cells.c.lease_until) - now_epoch()).where(*running))
-        return None if left is None else max(0.0, float(left))
+        with self._reading() as session:
+            ((left,),) = session.ask(NEXT_EXPIRY, study=self._study_id(session, name))
+        return None if left is None else max(0.0, left)
 
     # --- transactions -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._asking(self._engine) as c:
-            yield c
+    def _writing(self) -> Iterator[Session]:
+        with self._transaction(writes=True) as session:
+            yield session
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._asking(self._reader) as c:
-            yield c
+    def _reading(self) -> Iterator[Session]:
+        with self._transaction(writes=False) as session:
+            yield session
 
     @contextmanager
-    def _asking(self, engine: sa.Engine) -> Iterator[Connection]:
-        """One transaction. Who asks rarely keeps no connection in between."""
+    def _transaction(self, *, writes: bool) -> Iterator[Session]:
+        """One transaction on a connection of the pool.
+
+        A connection that lay idle may be dead: it is closed, not trusted. Who asks rarely keeps none in between.
+        """
         rarely = time.monotonic() - self._asked_at > IDLE_SECONDS
-        with translated(engine.url), engine.begin() as c:
-            yield c
-        self._asked_at = time.monotonic()
         if rarely:
             self._engine.dispose()
+        with translated(self._engine):
+            pooled = self._engine.raw_connection()
+            try:
+                with transaction(pooled.driver_connection, self._backend, writes=writes) as session:
+                    yield session
+            finally:
+                pooled.close()  # rolls back what was not committed
+        if rarely:
+            self._engine.dispose()
+        self._asked_at = time.monotonic()
 
-    def _study_id(self, c: Connection, name: str) -> int:
-        study_id = c.scalar(_STUDY_ID, {"name": name})
-        if study_id is None:
-            raise self._no_such_study(name)
-        return int(study_id)
+    def _study_id(self, session: Session, name: str) -> int:
+        found = session.ask(STUDY_ID, name=name)
+        if not found:
+            self._no_such_study(session, name)
+        return int(found[0][0])
 
-    def _no_such_study(self, name: str) -> StudyMissing:
-        known = ", ".join(self._counts()) or "none"
-        return StudyMissing(f"{self.url} has no study {name!r}. Known: {known}. Try: adamom plan {name}")
+    def _no_such_study(self, session: Session, name: str) -> NoReturn:
+        known = ", ".join(known for (known,) in session.ask(STUDY_NAMES)) or "none"
+        raise StudyMissing(f"{self.url} has no study {name!r}. Known: {known}. Try: adamom plan {name}")
 
-
-# --- statements -------------------------------------------------------------------------------------------------------
-
-OPTUNA = "optuna"  # the worker we write down for a trial that a process of stock Optuna has started
-
-_IDS: sa.BindParameter[int] = sa.bindparam("ids", expanding=True)
-_CLAIMABLE = sa.literal_column("adamom_cells.outcome IN ('waiting', 'lost')", sa.Boolean)  # as the partial index has it
-_LEASED = sa.literal_column("adamom_cells.outcome = 'running'", sa.Boolean)
-_NOW = sa.case(
-    (sa.and_(cells.c.outcome == "running", cells.c.lease_until < now_epoch()), "lost"),
-    else_=cells.c.outcome,
-)
-
-_STUDY_ID = (
-    sa.select(studies.c.study_id)
-    .join(study_attributes, study_attributes.c.study_id == studies.c.study_id)
-    .where(studies.c.study_name == sa.bindparam("name"), study_attributes.c.key == FILE_KEY)
-)
-_LOCKED = (
-    sa.select(cells.c.trial_id, cells.c.study_id, cells.c.attempt, cells.c.outcome)
-    .where(cells.c.trial_id.in_(_IDS))
-    .order_by(cells.c.trial_id)
-    .with_for_update()
-)
-_START = (
-    sa.update(trials)
-    .where(trials.c.trial_id.in_(_IDS), trials.c.state == sa.literal_column("'WAITING'"))
-    .values(state=sa.literal_column("'RUNNING'"), datetime_start=now_utc())
-    .returning(trials.c.trial_id)
-)
-_LEASE = (
-    sa.update(cells)
-    .where(cells.c.trial_id.in_(_IDS))
-    .values(
-        outcome=Outcome.RUNNING.value,
-        attempt=cells.c.attempt + 1,
-        worker=sa.bindparam("worker"),
-        lease_seconds=sa.bindparam("seconds", type_=sa.Double),
-        lease_until=now_epoch() + sa.bindparam("seconds", type_=sa.Double),
-    )
-)
-_EXTEND = sa.update(cells).where(cells.c.trial_id.in_(_IDS)).values(lease_until=now_epoch() + cells.c.lease_seconds)
-_SETTLE = (
-    sa.update(cells).where(cells.c.trial_id.in_(_IDS)).values(outcome=sa.bindparam("outcome"), lease_until=sa.null())
-)
-_COMPLETE = (
-    sa.update(trials)
-    .where(trials.c.trial_id.in_(_IDS))
-    .values(state=sa.bindparam("state", type_=trials.c.state.type), datetime_complete=now_utc())
-)
-_EXPIRED = (
-    sa.select(cells.c.trial_id)
-    .where(cells.c.study_id == sa.bindparam("study"), _LEASED, cells.c.lease_until < now_epoch())
-    .with_for_update(skip_locked=True)
-)
-_RESULT = [column for column in results.c if column is not results.c.trial_id]
-_TRIALS = (
-    sa.select(
-        cells.c.trial_id,
-        cells.c.number,
-        cells.c.arm,
-        cells.c.lr,
-        cells.c.momentum,
-        cells.c.seed,
-        _NOW,
-        cells.c.attempt,
-        *_RESULT,
-    )
-    .outerjoin(results, results.c.trial_id == cells.c.trial_id)
-    .where(cells.c.study_id == sa.bindparam("study"))
-    .order_by(cells.c.trial_id)
-)
-_CURVES = (
-    sa.select(curves.c.trial_id, curves.c.entries)
-    .join(cells, sa.and_(cells.c.trial_id == curves.c.trial_id, cells.c.attempt == curves.c.attempt))
-    .where(cells.c.study_id == sa.bindparam("study"), cells.c.outcome.not_in(("waiting", "lost")))
-    .order_by(curves.c.trial_id, curves.c.first_step)
-)
+    def _shown(self, session: Session, study_id: int) -> frozenset[int]:
+        """The steps that Optuna's dashboard gets of this study."""
+        if study_id not in self._shown_steps:
+            self._shown_steps[study_id] = shown_steps(planning.stored_budget(session, study_id))
+        return self._shown_steps[study_id]
 
 
-def _waiting(families: Collection[str] | None) -> Any:
-    """The first k claimable cells, locked; rows that another claim has locked are passed over."""
-    chosen = (
-        sa.select(
-            cells.c.trial_id, cells.c.number, cells.c.arm, cells.c.lr, cells.c.momentum, cells.c.seed, cells.c.attempt
-        )
-        .where(cells.c.study_id == sa.bindparam("study"), _CLAIMABLE)
-        .order_by(cells.c.trial_id)
-        .limit(sa.bindparam("k", type_=sa.Integer))
-        .with_for_update(skip_locked=True)
-    )
-    return chosen if families is None else chosen.where(cells.c.family.in_(sa.bindparam("families", expanding=True)))
+# --- parts of a transaction -------------------------------------------------------------------------------------------
 
 
-def _requeue(c: Connection, ids: list[int], outcome: Outcome) -> None:
-    """Back to the queue, here and in Optuna's tables; points of the broken attempt leave Optuna's plots."""
-    if not ids:
-        return
-    nobody = {"worker": None, "lease_until": None, "lease_seconds": None}
-    c.execute(sa.update(cells).where(cells.c.trial_id.in_(ids)).values(outcome=outcome.value, **nobody))
-    never = {"datetime_start": None, "datetime_complete": None}
-    c.execute(sa.update(trials).where(trials.c.trial_id.in_(ids)).values(state=mirror.STATES[outcome], **never))
-    c.execute(sa.delete(intermediate_values).where(intermediate_values.c.trial_id.in_(ids)))
+def _held(session: Session, claimed: Collection[Trial]) -> tuple[dict[int, int], tuple[Trial, ...]]:
+    """Of these trials, those we hold ({trial id: study id}, their rows locked) and those we lost.
+
+    A trial that this attempt has finished is neither.
+    """
+    locked = session.ask(LOCK_CELLS, ids=[trial.id for trial in claimed])
+    now = {(trial_id, attempt): (study_id, outcome) for trial_id, study_id, attempt, outcome in locked}
+    held: dict[int, int] = {}
+    lost: dict[int, Trial] = {}
+    for trial in claimed:
+        study_id, outcome = now.get((trial.id, trial.attempt), (0, "lost"))
+        if outcome == "running":
+            held[trial.id] = study_id
+        elif outcome in ("waiting", "lost"):
+            lost[trial.id] = trial
+    return held, tuple(lost.values())
 
 
-def _forget(c: Connection, ids: list[int]) -> None:
-    """Results, curves and what Optuna was told about them."""
-    for table in (results, curves, values, trial_attributes):
-        c.execute(sa.delete(table).where(table.c.trial_id.in_(ids)))
-    c.execute(sa.update(cells).where(cells.c.trial_id.in_(ids)).values(failures=0))
-
-
-def _new_trial_ids(c: Connection, n: int) -> list[int]:
-    """n unused trial ids, ascending."""
-    if c.dialect.name == "postgresql":
-        sequence = sa.func.nextval(sa.func.pg_get_serial_sequence("trials", "trial_id"))
-        return list(c.scalars(sa.select(sequence).select_from(sa.func.generate_series(1, n))))
-    first = c.scalar(sa.select(sa.func.coalesce(sa.func.max(trials.c.trial_id), 0))) or 0
-    return list(range(first + 1, first + n + 1))
-
-
-# --- values <-> rows --------------------------------------------------------------------------------------------------
-
-
-def _checked(study: Study, points: Iterable[Point]) -> dict[str, Point]:
-    """The points by key, once each. Raises ValueError for one that is not in the study's grid."""
-    rates = {arm.name: set(arm.lr.values) for arm in study.arms}
-    seeds = set(study.seeds)
-    wanted = {point.key: point for point in points}
-    for key, point in wanted.items():
-        if point.lr not in rates.get(point.arm, ()) or point.seed not in seeds:
-            raise ValueError(f"The point {key!r} is not in the grid of study {study.name!r}.")
-    return wanted
-
-
-def _joined(measured: Sequence[Measured]) -> list[Measured]:
-    """One curve per trial."""
-    parts: dict[Trial, list[Curve]] = {}
+def _joined(measured: Iterable[Measured]) -> list[Measured]:
+    """One curve per trial, none empty."""
+    parts: dict[int, tuple[Trial, list[Curve]]] = {}
     for trial, curve in measured:
-        parts.setdefault(trial, []).append(curve)
-    return [(trial, Curve.join(curves)) for trial, curves in parts.items()]
+        if len(curve):
+            parts.setdefault(trial.id, (trial, []))[1].append(curve)
+    return [(trial, mine[0] if len(mine) == 1 else Curve.join(mine)) for trial, mine in parts.values()]
 
 
-def _outcome(ended: tuple[Trial, Result]) -> Outcome:
-    return ended[1].outcome
+def _append_curves(session: Session, measured: Sequence[Measured]) -> None:
+    if measured:
+        names = ("trial_id", "attempt", "first_step", "entries")
+        pieces = [(trial.id, trial.attempt, int(curve.steps[0]), pack(curve)) for trial, curve in measured]
+        session.insert(curves, rows.columns(names, pieces), replaces=names[:3])
 
 
-def _result_columns(ended: Sequence[tuple[Trial, Result]]) -> dict[str, list[Any]]:
-    def column(name: str) -> list[Any]:
-        found = [getattr(result, name) for _, result in ended]
-        return [None if isinstance(value, float) and math.isnan(value) else value for value in found]
-
-    names = [c.name for c in _RESULT if c is not results.c.provenance]
-    provenance = [json.dumps(dict(result.provenance)) for _, result in ended]
-    return {"trial_id": [trial.id for trial, _ in ended], **{n: column(n) for n in names}, "provenance": provenance}
-
-
-def _claimed(row: Row[Any]) -> Trial:
-    point = Point(row.arm, row.lr, row.momentum, row.seed)
-    return Trial(row.trial_id, row.number, point, Outcome.RUNNING, row.attempt + 1)
+def _show_points(session: Session, measured: Sequence[Measured], shown: Mapping[int, Collection[int]]) -> None:
+    """The validation losses at the steps that Optuna's dashboard shows."""
+    points = [
+        (trial.id, step, *mirror.stored_value(loss))
+        for trial, curve in measured
+        for step, loss in zip(curve.steps.tolist(), curve.validation_loss.tolist(), strict=True)
+        if step in shown[trial.id]
+    ]
+    if points:
+        names = ("trial_id", "step", "intermediate_value", "intermediate_value_type")
+        session.insert(intermediate_values, rows.columns(names, points), replaces=names[:2])
 
 
-def _trial(
-    trial_id: int,
-    number: int,
-    arm: str,
-    lr: float,
-    momentum: float | None,
-    seed: int,
-    outcome: str,
-    attempt: int,
-    *measured: Any,
-) -> Trial:
-    became = Outcome(outcome)
-    result = _result(became, *measured) if became.finished else None
-    return Trial(trial_id, number, Point(arm, lr, momentum, seed), became, attempt, result)
+def _settle(session: Session, ended: Sequence[Ended]) -> None:
+    """How these trials ended, in our tables; curves of broken attempts go."""
+    for outcome, ids in _by_outcome(ended):
+        session.tell(SETTLE, ids=ids, outcome=outcome.value)
+    session.insert(results, rows.result_columns(ended))
+    if again := [trial.id for trial, _ in ended if trial.attempt > 1]:
+        session.tell(DROP_BROKEN_CURVES, ids=again)
 
 
-def _result(
-    outcome: Outcome,
-    steps: int,
-    initial: float | None,
-    final: float | None,
-    best: float | None,
-    accuracy: float | None,
-    momentum: float | None,
-    diverged_at: int | None,
-    seconds: float | None,
-    error: str | None,
-    provenance: str,
-) -> Result:
-    return Result(
-        outcome,
-        steps,
-        _real(initial),
-        _real(final),
-        _real(best),
-        _real(accuracy),
-        _real(momentum),
-        diverged_at,
-        _real(seconds),
-        error,
-        json.loads(provenance),
-    )
+def _describe_results(session: Session, ended: Sequence[Ended]) -> None:
+    """How these trials ended, as user attributes of Optuna's trials."""
+    said = [(trial.id, *pair) for trial, result in ended for pair in mirror.result_attributes(result).items()]
+    session.insert(trial_attributes, rows.columns(("trial_id", "key", "value_json"), said))
 
 
-def _real(stored: float | None) -> float:
-    return math.nan if stored is None else stored
+def _complete(session: Session, ended: Sequence[Ended]) -> None:
+    """How these trials ended, as state and value of Optuna's trials."""
+    for outcome, ids in _by_outcome(ended):
+        session.tell(COMPLETE, ids=ids, state=mirror.STATES[outcome])
+    told = [(trial.id, 0, *value) for trial, result in ended if (value := mirror.trial_value(result))]
+    if told:
+        names = ("trial_id", "objective", "value", "value_type")
+        session.insert(values, rows.columns(names, told), replaces=names[:2])
+
+
+def _by_outcome(ended: Sequence[Ended]) -> Iterator[tuple[Outcome, list[int]]]:
+    def outcome(one: Ended) -> Outcome:
+        return one[1].outcome
+
+    for became, group in groupby(sorted(ended, key=outcome), key=outcome):
+        yield became, [trial.id for trial, _ in group]
+
+
+def _sweep(session: Session, study_id: int) -> int:
+    ids = [trial_id for (trial_id,) in session.ask(EXPIRED, study=study_id)]
+    _requeue(session, ids, Outcome.LOST)
+    return len(ids)
+
+
+def _requeue(session: Session, ids: list[int], outcome: Outcome) -> None:
+    """Back to the queue, here and in Optuna's tables; points of the broken attempt leave Optuna's plots."""
+    if ids:
+        session.tell(REQUEUE, ids=ids, outcome=outcome.value)
+        session.tell(WAIT_AGAIN, ids=ids)
+        session.tell(FORGET_POINTS, ids=ids)
+
+
+def _yield_to_optuna(session: Session, ids: list[int]) -> None:
+    """These cells wait in our table, but a process of stock Optuna has started them, and perhaps finished them.
+
+    A started one gets a lease, in case that process dies. One that was finished without our objective has no outcome
+    we could vouch for: it failed, and `retry` runs it.
+    """
+    states = dict(session.ask(STATES_OF, ids=ids))
+    session.tell(LEASE, ids=ids, worker=OPTUNA, seconds=LEASE_SECONDS)
+    if finished := [trial_id for trial_id in ids if states.get(trial_id) != "RUNNING"]:
+        error = "Finished by another program than adamom. Try: adamom retry STUDY --failed"
+        session.tell(SETTLE, ids=finished, outcome=Outcome.FAILED.value)
+        session.insert(results, {"trial_id": finished, "steps": 0, "error": error, "provenance": "{}"})
+
+
+def _counts(counted: Iterable[tuple[Any, ...]]) -> dict[str, Counts]:
+    found: dict[str, dict[str, int]] = {}
+    for name, outcome, n in counted:
+        found.setdefault(name, {}).update({outcome: n} if outcome else {})
+    return {name: Counts(**each) for name, each in found.items()}
 
 
 def _refuse_unusable_file(url: sa.URL, create: bool) -> None:
     """Say clearly what SQLite would say badly."""
+    if url.get_backend_name() != "sqlite":
+        return
     file = connection.database_file(url)
     if file.is_dir():
         raise StoreRefused(f"{file} is a folder. Try: --store sqlite:///{file / 'adamom.db'}")

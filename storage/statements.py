@@ -1,0 +1,222 @@
+"""Every statement of the store that is more than a line, each made once and named after what it does.
+
+Parameters: study (id), name, ids (list of trial ids), k, families, worker, seconds, outcome, state.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from .definition import FILE_KEY
+from .records import Outcome
+from .session import among
+from .tables import (
+    cells,
+    curves,
+    intermediate_values,
+    now_epoch,
+    now_utc,
+    params,
+    results,
+    studies,
+    study_attributes,
+    trial_attributes,
+    trials,
+    values,
+)
+
+_STUDY = sa.bindparam("study", type_=sa.Integer)
+_NAME = sa.bindparam("name", type_=sa.Text)
+_SECONDS = sa.bindparam("seconds", type_=sa.Double)
+
+# The words of the partial indexes: SQLite sees that an index applies only when the words are the same.
+_CLAIMABLE = sa.text("adamom_cells.outcome IN ('waiting', 'lost')")
+_LEASED = sa.text("adamom_cells.outcome = 'running'")
+
+# A lease that ran out is lost, whether or not anybody has swept it up yet.
+_OUTCOME_NOW = sa.case(
+    (sa.and_(_LEASED, cells.c.lease_until < now_epoch()), Outcome.LOST.value), else_=cells.c.outcome
+).label("outcome_now")
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+_OURS = sa.and_(study_attributes.c.study_id == studies.c.study_id, study_attributes.c.key == FILE_KEY)
+
+STUDY_ID = sa.select(studies.c.study_id).join(study_attributes, _OURS).where(studies.c.study_name == _NAME)
+STUDY_NAMES = sa.select(studies.c.study_name).join(study_attributes, _OURS).order_by(studies.c.study_id)
+LOCK_STUDY = sa.select(studies.c.study_id).where(studies.c.study_name == _NAME).with_for_update()
+MAKE_STUDY = sa.text(
+    "INSERT INTO studies (study_name) VALUES (:name) ON CONFLICT (study_name) DO NOTHING RETURNING study_id"
+)
+STUDY_SAYS = sa.select(study_attributes.c.key, study_attributes.c.value_json).where(
+    study_attributes.c.study_id == _STUDY
+)
+FORGET_STUDY_SAYS = sa.delete(study_attributes).where(
+    study_attributes.c.study_id == _STUDY, among(study_attributes.c.key, "keys")
+)
+COUNTS = (
+    sa.select(studies.c.study_name, _OUTCOME_NOW, sa.func.count(cells.c.trial_id))
+    .join(study_attributes, _OURS)
+    .outerjoin(cells, cells.c.study_id == studies.c.study_id)
+    .group_by(studies.c.study_id, studies.c.study_name, "outcome_now")
+    .order_by(studies.c.study_id)
+)
+COUNTS_OF_STUDY = COUNTS.where(studies.c.study_name == _NAME)
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+KEYS = sa.select(cells.c.key).where(cells.c.study_id == _STUDY)
+TRIALS_SO_FAR = sa.select(sa.func.count(trials.c.trial_id)).where(trials.c.study_id == _STUDY)
+SPACE = sa.select(params.c.param_name, params.c.distribution_json).where(
+    params.c.trial_id == sa.select(sa.func.min(cells.c.trial_id)).where(cells.c.study_id == _STUDY).scalar_subquery()
+)
+WIDEN_SPACE = (
+    sa.update(params)
+    .where(
+        params.c.param_name == _NAME,
+        params.c.trial_id.in_(sa.select(cells.c.trial_id).where(cells.c.study_id == _STUDY)),
+    )
+    .values(distribution_json=sa.bindparam("distribution", type_=sa.Text))
+)
+NEXT_IDS = sa.text("SELECT nextval(pg_get_serial_sequence('trials', 'trial_id')) FROM generate_series(1, :n)")
+LARGEST_ID = sa.select(sa.func.coalesce(sa.func.max(trials.c.trial_id), 0))
+
+# --- working ----------------------------------------------------------------------------------------------------------
+
+EXPIRED = (
+    sa.select(cells.c.trial_id)
+    .where(cells.c.study_id == _STUDY, _LEASED, cells.c.lease_until < now_epoch())
+    .with_for_update(skip_locked=True)
+)
+WAITING = (  # cells that another claim has locked are passed over
+    sa.select(
+        cells.c.trial_id, cells.c.number, cells.c.arm, cells.c.lr, cells.c.momentum, cells.c.seed, cells.c.attempt
+    )
+    .where(cells.c.study_id == _STUDY, _CLAIMABLE)
+    .order_by(cells.c.trial_id)
+    .limit(sa.bindparam("k", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
+WAITING_IN_FAMILIES = WAITING.where(among(cells.c.family, "families"))
+START = (
+    sa.update(trials)
+    .where(among(trials.c.trial_id, "ids"), trials.c.state == sa.literal_column("'WAITING'"))
+    .values(state=sa.literal_column("'RUNNING'"), datetime_start=now_utc())
+    .returning(trials.c.trial_id)
+)
+STATES_OF = sa.select(trials.c.trial_id, trials.c.state).where(among(trials.c.trial_id, "ids"))
+LEASE = (
+    sa.update(cells)
+    .where(among(cells.c.trial_id, "ids"))
+    .values(
+        outcome=sa.literal_column("'running'"),
+        attempt=cells.c.attempt + sa.literal_column("1"),
+        worker=sa.bindparam("worker", type_=sa.Text),
+        lease_seconds=_SECONDS,
+        lease_until=now_epoch() + _SECONDS,
+    )
+)
+LOCK_CELLS = (
+    sa.select(cells.c.trial_id, cells.c.study_id, cells.c.attempt, cells.c.outcome)
+    .where(among(cells.c.trial_id, "ids"))
+    .order_by(cells.c.trial_id)
+    .with_for_update()
+)
+EXTEND_LEASES = (
+    sa.update(cells).where(among(cells.c.trial_id, "ids")).values(lease_until=now_epoch() + cells.c.lease_seconds)
+)
+COUNT_FAILURE = (
+    sa.update(cells)
+    .where(among(cells.c.trial_id, "ids"))
+    .values(failures=cells.c.failures + sa.literal_column("1"))
+    .returning(cells.c.failures)
+)
+
+# --- settling ---------------------------------------------------------------------------------------------------------
+
+SETTLE = (
+    sa.update(cells)
+    .where(among(cells.c.trial_id, "ids"))
+    .values(outcome=sa.bindparam("outcome", type_=sa.Text), lease_until=sa.null())
+)
+COMPLETE = (
+    sa.update(trials)
+    .where(among(trials.c.trial_id, "ids"))
+    .values(state=sa.bindparam("state", type_=trials.c.state.type), datetime_complete=now_utc())
+)
+DROP_BROKEN_CURVES = sa.delete(curves).where(
+    among(curves.c.trial_id, "ids"),
+    curves.c.attempt < sa.select(cells.c.attempt).where(cells.c.trial_id == curves.c.trial_id).scalar_subquery(),
+)
+WITH_OUTCOMES = (
+    sa.select(cells.c.trial_id)
+    .where(cells.c.study_id == _STUDY, among(cells.c.outcome, "outcomes"))
+    .order_by(cells.c.trial_id)
+    .with_for_update()
+)
+REQUEUE = (
+    sa.update(cells)
+    .where(among(cells.c.trial_id, "ids"))
+    .values(
+        outcome=sa.bindparam("outcome", type_=sa.Text),
+        worker=sa.null(),
+        lease_until=sa.null(),
+        lease_seconds=sa.null(),
+    )
+)
+RETRY = (  # for Optuna
+    sa.update(trials)
+    .where(among(trials.c.trial_id, "ids"))
+    .values(state=sa.literal_column("'WAITING'"), datetime_start=sa.null(), datetime_complete=sa.null())
+)
+WAIT_AGAIN = RETRY.where(  # what a process of stock Optuna has finished meanwhile stays finished
+    trials.c.state == sa.literal_column("'RUNNING'")
+)
+FORGET_POINTS = sa.delete(intermediate_values).where(among(intermediate_values.c.trial_id, "ids"))
+FORGET_RESULTS = tuple(
+    sa.delete(table).where(among(table.c.trial_id, "ids")) for table in (results, curves, values, trial_attributes)
+)
+FORGET_FAILURES = sa.update(cells).where(among(cells.c.trial_id, "ids")).values(failures=sa.literal_column("0"))
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+TRIALS = (  # the columns as `rows.trial` takes them
+    sa.select(
+        cells.c.trial_id,
+        cells.c.number,
+        cells.c.arm,
+        cells.c.lr,
+        cells.c.momentum,
+        cells.c.seed,
+        _OUTCOME_NOW,
+        cells.c.attempt,
+        *(column for column in results.c if column is not results.c.trial_id),
+    )
+    .outerjoin(results, results.c.trial_id == cells.c.trial_id)
+    .where(cells.c.study_id == _STUDY)
+    .order_by(cells.c.trial_id)
+)
+CURVES = (
+    sa.select(curves.c.trial_id, curves.c.entries)
+    .join(cells, sa.and_(cells.c.trial_id == curves.c.trial_id, cells.c.attempt == curves.c.attempt))
+    .where(cells.c.study_id == _STUDY, sa.text("adamom_cells.outcome NOT IN ('waiting', 'lost')"))
+    .order_by(curves.c.trial_id, curves.c.first_step)
+)
+NEXT_EXPIRY = sa.select(sa.func.min(cells.c.lease_until) - now_epoch()).where(cells.c.study_id == _STUDY, _LEASED)
+CELL_BY_NUMBER = (
+    sa.select(
+        cells.c.trial_id,
+        cells.c.number,
+        cells.c.arm,
+        cells.c.lr,
+        cells.c.momentum,
+        cells.c.seed,
+        cells.c.attempt,
+        cells.c.outcome,
+        cells.c.worker,
+        trials.c.state,
+    )
+    .join(trials, trials.c.trial_id == cells.c.trial_id)
+    .where(cells.c.study_id == _STUDY, cells.c.number == sa.bindparam("number", type_=sa.Integer))
+    .with_for_update()
+)
