@@ -8,7 +8,7 @@ Needs torch and nothing else.
 
 from . import adam, sgd
 from .adam import Adam, AdamW
-from .measuring import Memory, Reduction, measure
+from .measuring import Memory, Reduction
 from .momentum import (
     AdaptiveMemory,
     ConjugateGradient,
@@ -38,7 +38,6 @@ __all__ = [
     "Rule",
     "Statistics",
     "adam",
-    "measure",
     "quotient",
     "rule",
     "sgd",

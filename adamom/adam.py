@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Tensors, add_scaled_, blend_, lerp_, scale_
-from .measuring import Memory, Reduction, betas, measure
+from .arithmetic import Factor, Tensors, add_scaled_, blend_, divide_, lerp_, scale_
+from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
 from .optimizer import (
     MomentumOptimizer,
@@ -35,9 +35,10 @@ from .optimizer import (
     recall,
     with_gradients,
 )
-from .sgd import each, penalised
+from .parts import Part, cut
+from .sgd import of_part, penalised
 
-__all__ = ["Adam", "AdamW", "Group", "step_"]
+__all__ = ["Adam", "AdamW", "Group", "descend_", "measure", "step_"]
 
 
 @dataclass
@@ -75,6 +76,13 @@ class Group:
         self.memory.start(rule, self.params)
         self.fresh = range(len(self.params))
 
+    def parts(self, lanes: bool) -> list[Part]:
+        """The group's tensors as parts to be worked on one after another."""
+        kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
+        own = (self.params, self.grads, self.first, self.second, self.largest)
+        whole = Part(range(len(self.params)), *own, **kept)
+        return [whole] if lanes else list(cut(whole))
+
 
 def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scalar]:
     """One step, in place, of all groups that share a rule. Returns the beta of each group.
@@ -86,72 +94,91 @@ def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scal
         if not group.second:
             group.start(rule)
         group.steps = [step + 1 for step in group.steps] if isinstance(group.steps, list) else group.steps + 1
-    grads = [penalised(g.params, g.grads, 0.0 if g.decoupled else g.weight_decay, g.maximize) for g in groups]
-    scales = [preconditioner_(group, g) for group, g in zip(groups, grads, strict=True)]
-    roots = [list(torch._foreach_sqrt(d)) if rule.metric == "preconditioned" else None for d in scales]
-    measured = [
-        measure(rule, g, group.first, group.memory, over, root)
-        for group, g, root in zip(groups, grads, roots, strict=True)
-    ]
+    parts = [group.parts(lanes) for group in groups]
+    measured = [measure(rule, group, of_it, over) for group, of_it in zip(groups, parts, strict=True)]
     momenta = betas(rule, [group.lr for group in groups], measured, over)
-    for group, g, scale, root, beta in zip(groups, grads, scales, roots, momenta, strict=True):
-        if isinstance(rule, Fixed):
-            descend_constant_(group, g, scale, rule.momentum)
-        else:
-            accumulate_(rule, group, g, beta, over)
-            direction = descend_(group, scale)
-            group.memory.remember(rule, direction, group.lr, over, root)
+    for group, of_it, beta in zip(groups, parts, momenta, strict=True):
+        descend_(rule, group, of_it, beta, over)
     return momenta
 
 
-def preconditioner_(group: Group, grads: Tensors) -> Tensors:
-    """s <- b2 s + (1 - b2) g^2. Returns D = sqrt(s / (1 - b2^t)) + eps."""
-    scale_(group.second, group.b2)
-    torch._foreach_addcmul_(group.second, grads, grads, 1 - group.b2)
-    if group.amsgrad:
-        torch._foreach_maximum_(group.largest, group.second)
-    scale = list(torch._foreach_sqrt(group.largest if group.amsgrad else group.second))
-    corrected = [c**0.5 for c in corrections(group.b2, group)]
-    torch._foreach_div_(scale, corrected)
+def measure(rule: Rule, group: Group, parts: Sequence[Part], over: Reduction) -> dict[str, Tensor]:
+    """Take the gradient into s, and return the statistics that the rule needs of this group."""
+    sums = Sums(over)
+    for part in parts:
+        grads = coupled(group, part)
+        scale_(part.second, group.b2)
+        torch._foreach_addcmul_(part.second, grads, grads, 1 - group.b2)
+        if group.amsgrad:
+            torch._foreach_maximum_(part.largest, part.second)
+        if rule.needs:
+            observe_(rule, part, grads, group.memory, sums, metric(rule, group, part))
+    return group.memory.statistics(rule, sums)
+
+
+def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over: Reduction) -> None:
+    """Take the step with this beta, and remember how far it went."""
+    sums = Sums(over)
+    for part in parts:
+        grads, scale = coupled(group, part), preconditioner(group, part)
+        if isinstance(rule, Fixed):
+            descend_constant_(group, part, grads, scale, rule.momentum)
+            continue
+        keep, take = (of_part(weight, part, over) for weight in rule.weights(beta, averaged=True))
+        blend_(part.velocity, grads, keep, take)
+        begin_(part.velocity, grads, part, group.fresh)
+        direction = list(torch._foreach_div(part.velocity, scale))
+        if group.decoupled and group.weight_decay:
+            torch._foreach_add_(direction, part.params, alpha=group.weight_decay)
+        add_scaled_(part.params, direction, -group.lr)
+        follow_(rule, part, direction, group.lr, sums, metric(rule, group, part))
+    group.memory.arrive(rule, sums, group.lr)
+    group.fresh = ()
+
+
+def descend_constant_(group: Group, part: Part, grads: Tensors, scale: Tensors, b1: float) -> None:
+    """The step of a constant beta, with its bias correction; operation for operation that of torch.optim."""
+    if group.decoupled and group.weight_decay:
+        scale_(part.params, 1 - group.lr * group.weight_decay)
+    lerp_(part.velocity, grads, 1 - b1)
+    sizes = [-group.lr / c for c in corrections(b1, group, part)]
+    if isinstance(sizes[0], float):
+        torch._foreach_addcdiv_(part.params, part.velocity, scale, sizes)
+    else:
+        add_scaled_(part.params, list(torch._foreach_div(part.velocity, scale)), sizes)
+
+
+def coupled(group: Group, part: Part) -> Tensors:
+    return penalised(part, 0.0 if group.decoupled else group.weight_decay, group.maximize)
+
+
+def preconditioner(group: Group, part: Part) -> Tensors:
+    """D = sqrt(s / (1 - b2^t)) + eps."""
+    scale = list(torch._foreach_sqrt(part.largest if group.amsgrad else part.second))
+    divide_(scale, alike([c**0.5 for c in corrections(group.b2, group, part)]))
     torch._foreach_add_(scale, group.eps)
     return scale
 
 
-def corrections(b: float, group: Group) -> list[Any]:
-    """1 - b^t, by which an average that started at zero is too small, for each tensor."""
+def metric(rule: Rule, group: Group, part: Part) -> Tensors | None:
+    """D^1/2, for rules that measure in the metric of D."""
+    if rule.metric == "raw":
+        return None
+    root = preconditioner(group, part)
+    torch._foreach_sqrt_(root)
+    return root
+
+
+def corrections(b: float, group: Group, part: Part) -> list[Any]:
+    """1 - b^t, by which an average that started at zero is too small, for each tensor of the part."""
     if isinstance(group.steps, list):
-        return [1 - b**step for step in group.steps]
-    return [1 - b**group.steps] * len(group.params)
+        return [1 - b ** group.steps[i] for i in part.indices]
+    return [1 - b**group.steps] * len(part.indices)
 
 
-def accumulate_(rule: Rule, group: Group, grads: Tensors, beta: Scalar, over: Reduction) -> None:
-    """m <- keep m + take g; a moment that starts is the gradient."""
-    keep, take = rule.weights(beta, averaged=True)
-    blend_(group.first, grads, each(keep, over), each(take, over))
-    for i in group.fresh:
-        group.first[i].copy_(grads[i])
-    group.fresh = ()
-
-
-def descend_(group: Group, scale: Tensors) -> Tensors:
-    """x <- x - lr (m / D + decoupled weight_decay x). Returns what lr was multiplied with."""
-    direction = list(torch._foreach_div(group.first, scale))
-    if group.decoupled and group.weight_decay:
-        torch._foreach_add_(direction, group.params, alpha=group.weight_decay)
-    add_scaled_(group.params, direction, -group.lr)
-    return direction
-
-
-def descend_constant_(group: Group, grads: Tensors, scale: Tensors, b1: float) -> None:
-    """The step of a constant beta, with its bias correction; operation for operation that of torch.optim."""
-    if group.decoupled and group.weight_decay:
-        scale_(group.params, 1 - group.lr * group.weight_decay)
-    lerp_(group.first, grads, 1 - b1)
-    sizes = [-group.lr / c for c in corrections(b1, group)]
-    if isinstance(sizes[0], float):
-        torch._foreach_addcdiv_(group.params, group.first, scale, sizes)
-    else:
-        add_scaled_(group.params, list(torch._foreach_div(group.first, scale)), sizes)
+def alike(values: list[Any]) -> Factor:
+    """One number for all, where all tensors have taken as many steps."""
+    return values[0] if isinstance(values[0], float) and all(v == values[0] for v in values) else values
 
 
 class Adam(MomentumOptimizer):

@@ -16,35 +16,25 @@ from torch import Tensor
 
 from .momentum import Scalar
 
-__all__ = ["Factor", "Tensors", "add_scaled_", "blend_", "lerp_", "scale_", "spread"]
+__all__ = ["Factor", "Tensors", "add_scaled_", "blend_", "divide_", "lerp_", "pick", "scale_", "wide"]
 
 Tensors = list[Tensor]
 Factor = Scalar | Sequence[Scalar]
 
 
-def spread(factor: Factor, tensors: Tensors) -> list[Tensor]:
-    """The factor as one tensor per tensor, shaped to broadcast over all dimensions but the lanes."""
-    factors = [factor] * len(tensors) if isinstance(factor, float | int | Tensor) else factor
-    return [shaped(each, tensor) for each, tensor in zip(factors, tensors, strict=True)]
-
-
-def shaped(factor: Scalar, tensor: Tensor) -> Tensor:
-    if not isinstance(factor, Tensor):
-        return torch.as_tensor(factor, dtype=tensor.dtype, device=tensor.device)
-    if factor.device != tensor.device:
-        factor = factor.to(tensor.device, non_blocking=True)
-    return factor.reshape(-1, *[1] * (tensor.ndim - 1)) if factor.ndim else factor
+def pick(factor: Factor, indices: Sequence[int]) -> Factor:
+    """The factor of some of the tensors: their own, where each has its own."""
+    return factor if isinstance(factor, float | int | Tensor) else [factor[i] for i in indices]
 
 
 def scale_(tensors: Tensors, factor: Factor) -> None:
     """x <- factor x."""
-    if isinstance(factor, float | int) and tensors[0].is_cpu:
-        for tensor in tensors:  # on a CPU, _foreach_mul_ rounds the number to the tensors' bfloat16, mul_ does not
-            tensor.mul_(factor)
-    elif isinstance(factor, float | int):
-        torch._foreach_mul_(tensors, factor)
-    else:
-        torch._foreach_mul_(tensors, spread(factor, tensors))
+    torch._foreach_mul_(tensors, one_or_each(factor, tensors))
+
+
+def divide_(tensors: Tensors, factor: Factor) -> None:
+    """x <- x / factor."""
+    torch._foreach_div_(tensors, one_or_each(factor, tensors))
 
 
 def add_scaled_(tensors: Tensors, others: Tensors, factor: Factor) -> None:
@@ -52,18 +42,48 @@ def add_scaled_(tensors: Tensors, others: Tensors, factor: Factor) -> None:
     if isinstance(factor, float | int):
         torch._foreach_add_(tensors, others, alpha=factor)
     else:
-        torch._foreach_addcmul_(tensors, others, spread(factor, tensors))
+        torch._foreach_addcmul_(tensors, others, each(factor, tensors))
 
 
 def blend_(tensors: Tensors, others: Tensors, keep: Factor, take: Factor) -> None:
     """x <- keep x + take y."""
-    scale_(tensors, keep)
-    add_scaled_(tensors, others, take)
-
-
-def lerp_(tensors: Tensors, others: Tensors, weight: Factor) -> None:
-    """x <- x + weight (y - x)."""
-    if isinstance(weight, float | int):
-        torch._foreach_lerp_(tensors, others, weight)
+    if len(tensors) == 1 and isinstance(keep, Tensor) and isinstance(take, float) and take == 1:
+        torch.addcmul(others[0], tensors[0], each(keep, tensors)[0], out=tensors[0])  # in one pass over memory
     else:
-        torch._foreach_lerp_(tensors, others, spread(weight, tensors))
+        scale_(tensors, keep)
+        add_scaled_(tensors, others, take)
+
+
+def lerp_(tensors: Tensors, others: Tensors, weight: float) -> None:
+    """x <- x + weight (y - x)."""
+    torch._foreach_lerp_(tensors, others, weight)
+
+
+def one_or_each(factor: Factor, tensors: Tensors) -> Tensor | list[Tensor] | float:
+    """The factor as foreach takes it: one for all, or one tensor per tensor."""
+    if isinstance(factor, float | int):
+        # On a CPU, _foreach_mul_ rounds a number to the tensors' bfloat16, but not a tensor of shape ().
+        return torch.tensor(factor, dtype=wide(tensors)) if tensors[0].is_cpu else factor
+    if isinstance(factor, Tensor) and factor.ndim == 0 and all(t.device == factor.device for t in tensors):
+        return factor
+    return each(factor, tensors)
+
+
+def each(factor: Factor, tensors: Tensors) -> list[Tensor]:
+    """The factor as one tensor per tensor, shaped to multiply it."""
+    factors = [factor] * len(tensors) if isinstance(factor, float | int | Tensor) else factor
+    return [shaped(mine, tensor) for mine, tensor in zip(factors, tensors, strict=True)]
+
+
+def shaped(factor: Scalar, tensor: Tensor) -> Tensor:
+    """The factor beside this tensor: its lanes first, then dimensions of size one."""
+    if not isinstance(factor, Tensor):
+        return torch.tensor(factor, dtype=wide([tensor]), device=tensor.device)
+    if factor.device != tensor.device:
+        factor = factor.to(tensor.device, non_blocking=True)
+    return factor.reshape(-1, *[1] * (tensor.ndim - 1)) if factor.ndim else factor
+
+
+def wide(tensors: Tensors) -> torch.dtype:
+    """The precision of what is computed about tensors: float32, or float64 if any of them has it."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

@@ -5,15 +5,15 @@ Everything here works on lists of tensors, on the device, without a synchronisat
 How to run many trials as one. Give every tensor a leading dimension of K lanes (parameters (K, *shape), gradients,
 velocities and moments too), learning rates as a tensor of shape (K,), and pass lanes=True:
 
-    state = sgd.Group(params=[stacked], lr=rates)                   # or adam.Group
+    group = sgd.Group(params=[stacked], lr=rates)                   # or adam.Group
     for batch in batches:
-        state.grads = [gradients of shape (K, *shape)]
-        beta = sgd.step_(rule, [state], lanes=True)[0]              # in place; beta has shape (K,)
+        group.grads = [gradients of shape (K, *shape)]
+        beta = sgd.step_(rule, [group], lanes=True)[0]              # in place; beta has shape (K,)
 
 Lanes never mix: each is what it would be alone, and one full of NaN leaves the others as they are. Lanes with different
 rules are best sorted by rule, one Group per rule over a slice `stacked[a:b]`: slices of the first dimension are views,
-and the step works in place. Or call the three parts yourself: `measure` (with the union of the rules' needs),
-`rule.beta` on a slice of each statistic, and the update with the betas concatenated.
+and the step works in place. Or call the three parts yourself: `measure` of sgd or adam (with a rule that needs all that
+any of them needs), `rule.beta` on a slice of each statistic, and `descend_` with the betas concatenated.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .arithmetic import Tensors, blend_, lerp_
+from .arithmetic import Tensors, blend_, lerp_, wide
 from .momentum import PRODUCTS, Rule, Scalar, Statistics
+from .parts import Part, sharded
 
-__all__ = ["Memory", "Reduction", "betas", "measure"]
+__all__ = ["Memory", "Reduction", "Sums", "betas", "follow_", "keeps_gradient", "observe_"]
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Which entries a norm runs over: by default all of all tensors.
+    """Which entries a sum runs over: by default all of all tensors.
 
     lanes: one result per lane, the first dimension of every tensor. each: one result per tensor.
     The result has shape (), (lanes,), (tensors,) or (tensors, lanes).
@@ -41,46 +42,71 @@ class Reduction:
     lanes: bool = False
     each: bool = False
 
-    def norm(self, tensors: Tensors) -> Tensor:
-        """The Euclidean norm, in float32 at least."""
-        dtype = wide(tensors)
-        if self.lanes:
-            norms = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=dtype) for t in tensors]
-        else:
-            norms = list(torch._foreach_norm(tensors, 2, dtype=dtype))
-        stacked = stack(norms)
-        return stacked if self.each else torch.linalg.vector_norm(stacked, dim=0)
 
-    def product(self, xs: Tensors, ys: Tensors) -> Tensor:
-        """The inner product, in float32 at least."""
-        dtype = wide(xs)
-        products = [self._product(x.to(dtype), y.to(dtype)) for x, y in zip(xs, ys, strict=True)]
-        stacked = stack(products)
-        return stacked if self.each else stacked.sum(dim=0)
+class Sums:
+    """Inner products that are added up part by part, by their names, and read at the end."""
 
-    def _product(self, x: Tensor, y: Tensor) -> Tensor:
-        rows = len(x) if self.lanes else 1
-        product: Tensor = torch.linalg.vecdot(x.reshape(rows, -1), y.reshape(rows, -1))
-        return product if self.lanes else product.squeeze(0)
+    def __init__(self, over: Reduction) -> None:
+        self.over = over
+        self.found: dict[str, list[tuple[int, Tensor]]] = {}
 
+    def add(self, name: str, part: Part, xs: Tensors, ys: Tensors | None = None, sign: float = 1.0) -> None:
+        """Add <x, y>, or <x, x> if there is no y, of tensors that belong to the part."""
+        values = products(xs, ys, self.over)
+        values = values if sign == 1 else [sign * value for value in values]
+        indices = part.indices if self.over.each else [0] * len(values)
+        self.found.setdefault(name, []).extend(zip(indices, values, strict=True))
 
-def wide(tensors: Tensors) -> torch.dtype:
-    """The precision of norms: float32, or float64 if any tensor has it."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    def product(self, name: str) -> Tensor:
+        """The sum, of the shape that the reduction says."""
+        indices = [i for i, _ in self.found[name]]
+        values = stack([value for _, value in self.found[name]])
+        if not self.over.each:
+            return values.sum(dim=0)
+        if len(set(indices)) == len(indices):
+            return values
+        place = torch.tensor(indices, device=values.device)
+        return values.new_zeros(max(indices) + 1, *values.shape[1:]).index_add(0, place, values)
 
-
-def stack(values: list[Tensor]) -> Tensor:
-    """One tensor of numbers that may live on several devices, or be sharded: a norm over shards is the norm of all."""
-    whole = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in values]
-    return torch.stack([value.to(whole[0].device, non_blocking=True) for value in whole])
+    def norm(self, name: str) -> Tensor:
+        """The root of the sum."""
+        return self.product(name).sqrt()
 
 
-def together(name: str, values: Sequence[Tensor]) -> Tensor:
-    """One statistic of several groups of parameters as one vector: norms add in squares, inner products add."""
-    if len(values) == 1:
-        return values[0]
-    stacked = stack(list(values))
-    return stacked.sum(dim=0) if name in PRODUCTS else torch.linalg.vector_norm(stacked, dim=0)
+def products(xs: Tensors, ys: Tensors | None, over: Reduction) -> list[Tensor]:
+    """<x, y> in float32 at least: one per tensor, or fewer where nobody asks for each."""
+    dtype = wide(xs)
+    if over.lanes:
+        return [by_lane(x, y, dtype) for x, y in zip(xs, ys or xs, strict=True)]
+    if not xs[0].is_cpu or sharded(xs[0]):
+        if ys is None:
+            return [norm.square() for norm in map(gathered, torch._foreach_norm(xs, 2, dtype=dtype))]
+        return [gathered((x.to(dtype) * y.to(dtype)).sum()) for x, y in zip(xs, ys, strict=True)]
+    if not over.each:
+        xs, ys = flat(xs), None if ys is None else flat(ys)
+    return [torch.dot(x.reshape(-1).to(dtype), y.reshape(-1).to(dtype)) for x, y in zip(xs, ys or xs, strict=True)]
+
+
+def by_lane(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    if x is y:
+        norms: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=dtype)
+        return norms.square()
+    return (x.to(dtype) * y.to(dtype)).reshape(len(x), -1).sum(dim=1)
+
+
+def flat(tensors: Tensors) -> Tensors:
+    """Small tensors as one, because one call on all is cheaper than one call on each."""
+    return tensors if len(tensors) == 1 else [torch.cat([tensor.reshape(-1) for tensor in tensors])]
+
+
+def gathered(value: Tensor) -> Tensor:
+    """A norm or a sum over shards is that of the whole."""
+    return value.full_tensor() if sharded(value) else value  # type: ignore[attr-defined]
+
+
+def stack(values: Sequence[Tensor]) -> Tensor:
+    """One tensor of numbers that may live on several devices."""
+    return torch.stack([value.to(values[0].device, non_blocking=True) for value in values])
 
 
 @dataclass
@@ -110,72 +136,78 @@ class Memory:
             self.change = [torch.zeros_like(param) for param in params]
             self.path = [torch.zeros_like(param) for param in params]
 
-    def remember(
-        self, rule: Rule, direction: Tensors, lr: Scalar, over: Reduction, root: Tensors | None = None
-    ) -> None:
-        """Keep the norm of the update x <- x - lr direction that was just applied. root: D^1/2, where it matters."""
-        if "displacement" not in rule.needs:
-            return
-        if rule.smoothing:
-            blend_(self.path, direction, rule.smoothing, lr * (rule.smoothing - 1))
-        way = self.path if rule.smoothing else direction
-        norm = over.norm(way if root is None else list(torch._foreach_mul(way, root)))
-        self.displacement = norm if rule.smoothing else lr * norm
+    def statistics(self, rule: Rule, sums: Sums) -> dict[str, Tensor]:
+        """What the rule needs, from what was observed in this step and remembered from the one before."""
+        found = {name: sums.product(name) if name in PRODUCTS else sums.norm(name) for name in sums.found}
+        self.fresh = ()
+        if "displacement" in rule.needs:
+            before = self.displacement
+            found["displacement"] = torch.zeros_like(found["gradient_change"]) if before is None else before
+        if "previous_gradient" in rule.needs:
+            before, self.previous_gradient = self.previous_gradient, found["gradient"]
+            found["previous_gradient"] = torch.zeros_like(found["gradient"]) if before is None else before
+        return found
+
+    def arrive(self, rule: Rule, sums: Sums, lr: Scalar) -> None:
+        """Remember how far the step went."""
+        if "displacement" in rule.needs:
+            self.displacement = sums.norm("way") if rule.smoothing else lr * sums.norm("way")
 
 
 def keeps_gradient(rule: Rule) -> bool:
     return bool(rule.needs & {"gradient_change", "gradient_along_change", "velocity_along_change"})
 
 
-def measure(
-    rule: Rule, grads: Tensors, velocity: Tensors, memory: Memory, over: Reduction, root: Tensors | None = None
-) -> dict[str, Tensor]:
-    """The statistics that the rule needs, of one group of tensors; the memory then holds this step's gradient.
+def begin_(tensors: Tensors, grads: Tensors, part: Part, fresh: Sequence[int]) -> None:
+    """Tensors that start in this step start as the gradient."""
+    for i, tensor, grad in zip(part.indices, tensors, grads, strict=True) if fresh else ():
+        if i in fresh:
+            tensor.copy_(grad)
 
-    grads, velocity: n tensors each, the velocity as it was before this step. root: D^1/2 of Adam's preconditioner D,
-    for rules that measure in its metric. Nothing but the memory is changed.
+
+def observe_(rule: Rule, part: Part, grads: Tensors, memory: Memory, sums: Sums, root: Tensors | None = None) -> None:
+    """Add what this part of a step shows to the sums; the memory then holds its gradient.
+
+    grads: the gradients of what is minimised. The part's velocity is still that of the step before.
+    root: D^1/2 of Adam's preconditioner D, for rules that measure in its metric.
     """
-    found: dict[str, Tensor] = {}
     needs = rule.needs
     if keeps_gradient(rule):
-        found |= measure_change(rule, grads, velocity, memory, over, root)
+        observe_change_(rule, part, grads, memory, sums, root)
     if needs & {"gradient", "previous_gradient"}:
-        found["gradient"] = over.norm(grads)
-    if "previous_gradient" in needs:
-        before, memory.previous_gradient = memory.previous_gradient, found["gradient"]
-        found["previous_gradient"] = torch.zeros_like(found["gradient"]) if before is None else before
-    if "displacement" in needs:
-        way = memory.displacement
-        found["displacement"] = torch.zeros_like(found["gradient_change"]) if way is None else way
+        sums.add("gradient", part, grads)
     if "velocity" in needs:
-        found["velocity"] = over.norm(velocity)
+        sums.add("velocity", part, part.velocity)
     if "gradient_along_velocity" in needs:
-        found["gradient_along_velocity"] = over.product(grads, velocity)
+        sums.add("gradient_along_velocity", part, grads, part.velocity)
     if "velocity_error" in needs:
-        found["velocity_error"] = over.norm(list(torch._foreach_sub(velocity, grads)))
-    return found
+        sums.add("velocity_error", part, list(torch._foreach_sub(part.velocity, grads)))
 
 
-def measure_change(
-    rule: Rule, grads: Tensors, velocity: Tensors, memory: Memory, over: Reduction, root: Tensors | None
-) -> dict[str, Tensor]:
-    """What is read from g - g'. The buffer of g' holds g' - g for a moment (products change their sign), then g."""
-    found: dict[str, Tensor] = {}
-    for i in memory.fresh:
-        memory.previous[i].copy_(grads[i])
-    memory.fresh = ()
-    torch._foreach_sub_(memory.previous, grads)
+def observe_change_(rule: Rule, part: Part, grads: Tensors, memory: Memory, sums: Sums, root: Tensors | None) -> None:
+    """What is read from g - g'. The buffer of g' holds g' - g for a moment, so products change their sign; then g."""
+    begin_(part.previous, grads, part, memory.fresh)
+    torch._foreach_sub_(part.previous, grads)
     if "gradient_along_change" in rule.needs:
-        found["gradient_along_change"] = -over.product(grads, memory.previous)
+        sums.add("gradient_along_change", part, grads, part.previous, sign=-1)
     if "velocity_along_change" in rule.needs:
-        found["velocity_along_change"] = -over.product(velocity, memory.previous)
+        sums.add("velocity_along_change", part, part.velocity, part.previous, sign=-1)
     if "gradient_change" in rule.needs:
         if rule.smoothing:
-            lerp_(memory.change, memory.previous, 1 - rule.smoothing)
-        change = memory.change if rule.smoothing else memory.previous
-        found["gradient_change"] = over.norm(change if root is None else list(torch._foreach_div(change, root)))
-    torch._foreach_copy_(memory.previous, grads)
-    return found
+            lerp_(part.change, part.previous, 1 - rule.smoothing)
+        change = part.change if rule.smoothing else part.previous
+        sums.add("gradient_change", part, change if root is None else list(torch._foreach_div(change, root)))
+    torch._foreach_copy_(part.previous, grads)
+
+
+def follow_(rule: Rule, part: Part, direction: Tensors, lr: Scalar, sums: Sums, root: Tensors | None = None) -> None:
+    """Add how far x <- x - lr direction went to the sums. root: D^1/2, for rules that measure in its metric."""
+    if "displacement" not in rule.needs:
+        return
+    if rule.smoothing:
+        blend_(part.path, direction, rule.smoothing, lr * (rule.smoothing - 1))
+    way = part.path if rule.smoothing else direction
+    sums.add("way", part, way if root is None else list(torch._foreach_mul(way, root)))
 
 
 def betas(rule: Rule, rates: Sequence[Scalar], measured: Sequence[dict[str, Tensor]], over: Reduction) -> list[Scalar]:
@@ -183,3 +215,10 @@ def betas(rule: Rule, rates: Sequence[Scalar], measured: Sequence[dict[str, Tens
     if not over.each:
         measured = [{name: together(name, [each[name] for each in measured]) for name in measured[0]}] * len(measured)
     return [rule.beta(Statistics(lr, **each)) for lr, each in zip(rates, measured, strict=True)]
+
+
+def together(name: str, values: Sequence[Tensor]) -> Tensor:
+    """One statistic of several groups of parameters as one vector: norms add in squares, inner products add."""
+    if len(values) == 1:
+        return values[0]
+    return stack(values).sum(dim=0) if name in PRODUCTS else torch.linalg.vector_norm(stack(values), dim=0)

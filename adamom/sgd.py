@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .arithmetic import Factor, Tensors, add_scaled_, blend_
-from .measuring import Memory, Reduction, betas, measure
+from .arithmetic import Factor, Tensors, add_scaled_, blend_, pick
+from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
 from .optimizer import MomentumOptimizer, ParamGroup, Params, keep, kept, real, recall, with_gradients
+from .parts import Part, cut
 
-__all__ = ["SGD", "Group", "step_"]
+__all__ = ["SGD", "Group", "descend_", "measure", "step_"]
 
 
 @dataclass
@@ -46,9 +48,15 @@ class Group:
 
     def start(self, rule: Rule) -> None:
         """Make the state of a group that has none, for its first step."""
-        self.velocity = [torch.zeros_like(param) for param in self.params]
+        self.velocity = [torch.zeros_like(param) for param in self.params] if has_velocity(rule) else []
         self.memory.start(rule, self.params)
-        self.fresh = range(len(self.params))
+        self.fresh = range(len(self.velocity))
+
+    def parts(self, lanes: bool) -> list[Part]:
+        """The group's tensors as parts to be worked on one after another."""
+        kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
+        whole = Part(range(len(self.params)), self.params, self.grads, self.velocity, **kept)
+        return [whole] if lanes else list(cut(whole))
 
 
 def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scalar]:
@@ -57,59 +65,63 @@ def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scal
     lanes: the first dimension of every tensor counts independent trials, and beta has shape (lanes,).
     """
     over = Reduction(lanes, each=rule.scope == "tensor")
-    grads = [penalised(g.params, g.grads, g.weight_decay, g.maximize) for g in groups]
     for group in groups:
         if not group.velocity and has_velocity(rule):
             group.start(rule)
-    measured = [measure(rule, g, group.velocity, group.memory, over) for group, g in zip(groups, grads, strict=True)]
+    parts = [group.parts(lanes) for group in groups]
+    measured = [measure(rule, group, of_it, over) for group, of_it in zip(groups, parts, strict=True)]
     momenta = betas(rule, [group.lr for group in groups], measured, over)
-    for group, g, beta in zip(groups, grads, momenta, strict=True):
-        descend_(rule, group, g, beta, over)
+    for group, of_it, beta in zip(groups, parts, momenta, strict=True):
+        descend_(rule, group, of_it, beta, over)
     return momenta
 
 
-def descend_(rule: Rule, group: Group, grads: Tensors, beta: Scalar, over: Reduction) -> None:
+def measure(rule: Rule, group: Group, parts: Sequence[Part], over: Reduction) -> dict[str, Tensor]:
+    """The statistics that the rule needs of this group; its memory then holds this step's gradient."""
+    sums = Sums(over)
+    for part in parts if rule.needs else ():
+        observe_(rule, part, penalised(part, group.weight_decay, group.maximize), group.memory, sums)
+    return group.memory.statistics(rule, sums)
+
+
+def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over: Reduction) -> None:
     """Take the step with this beta, and remember how far it went."""
-    direction = grads
-    if has_velocity(rule):
-        accumulate_(rule, group, grads, beta, over)
-        direction = ahead(grads, group.velocity, each(beta, over)) if group.nesterov else group.velocity
-    add_scaled_(group.params, direction, -group.lr)
-    group.memory.remember(rule, direction, group.lr, over)
-
-
-def accumulate_(rule: Rule, group: Group, grads: Tensors, beta: Scalar, over: Reduction) -> None:
-    """v <- keep v + take g; a velocity that starts is the gradient."""
-    keep, take = rule.weights(beta, averaged=False)
-    blend_(group.velocity, grads, each(keep, over), each(take * (1 - group.dampening), over))
-    for i in group.fresh:
-        group.velocity[i].copy_(grads[i])
+    sums = Sums(over)
+    for part in parts:
+        grads = penalised(part, group.weight_decay, group.maximize)
+        direction = accelerated(rule, group, part, grads, beta, over) if has_velocity(rule) else grads
+        add_scaled_(part.params, direction, -group.lr)
+        follow_(rule, part, direction, group.lr, sums)
+    group.memory.arrive(rule, sums, group.lr)
     group.fresh = ()
+
+
+def accelerated(rule: Rule, group: Group, part: Part, grads: Tensors, beta: Scalar, over: Reduction) -> Tensors:
+    """v <- keep v + take g, a velocity that starts being the gradient. Returns v, or g + beta v with nesterov."""
+    keep, take = rule.weights(beta, averaged=False)
+    mine = partial(of_part, part=part, over=over)
+    blend_(part.velocity, grads, mine(keep), mine(take * (1 - group.dampening)))
+    begin_(part.velocity, grads, part, group.fresh)
+    if not group.nesterov:
+        return part.velocity
+    ahead = [grad.clone() for grad in grads]
+    add_scaled_(ahead, part.velocity, mine(beta))
+    return ahead
 
 
 def has_velocity(rule: Rule) -> bool:
     return not (isinstance(rule, Fixed) and rule.momentum == 0)
 
 
-def penalised(params: Tensors, grads: Tensors, weight_decay: float, maximize: bool) -> Tensors:
+def penalised(part: Part, weight_decay: float, maximize: bool) -> Tensors:
     """The gradients of what is minimised: turned for maximize, with the coupled weight decay in them."""
-    if maximize:
-        grads = list(torch._foreach_neg(grads))
-    if weight_decay:
-        grads = list(torch._foreach_add(grads, params, alpha=weight_decay))
-    return grads
+    grads = list(torch._foreach_neg(part.grads)) if maximize else part.grads
+    return list(torch._foreach_add(grads, part.params, alpha=weight_decay)) if weight_decay else grads
 
 
-def ahead(grads: Tensors, velocity: Tensors, beta: Factor) -> Tensors:
-    """g + beta v, the direction that Nesterov looks in."""
-    looked = [grad.clone() for grad in grads]
-    add_scaled_(looked, velocity, beta)
-    return looked
-
-
-def each(beta: Scalar, over: Reduction) -> Factor:
-    """The beta of shape (tensors, ...) as one per tensor, where each tensor has its own."""
-    return beta.unbind() if over.each and isinstance(beta, Tensor) else beta
+def of_part(beta: Scalar, part: Part, over: Reduction) -> Factor:
+    """The beta of these tensors: their own, where each tensor has one."""
+    return pick(beta.unbind(), part.indices) if over.each and isinstance(beta, Tensor) else beta
 
 
 class SGD(MomentumOptimizer):

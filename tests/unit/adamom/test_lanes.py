@@ -136,11 +136,12 @@ def test_lanes_with_different_rules_may_be_measured_together_and_take_concatenat
     everyone.start(adamom.HeavyBall())
     over = adamom.Reduction(lanes=True)
     for _ in range(STEPS):
-        grads = gradients(everyone.params, goal)
-        found = adamom.measure(adamom.HeavyBall(), grads, everyone.velocity, everyone.memory, over)
+        everyone.grads = gradients(everyone.params, goal)
+        parts = everyone.parts(lanes=True)
+        found = sgd.measure(adamom.HeavyBall(), everyone, parts, over)
         adaptive = adamom.HeavyBall().beta(adamom.Statistics(rates[:2], **{k: v[:2] for k, v in found.items()}))
         beta = torch.cat([adaptive, torch.full((2,), 0.9, dtype=torch.float64)])
-        sgd.descend_(adamom.HeavyBall(), everyone, grads, beta, over)
+        sgd.descend_(adamom.HeavyBall(), everyone, parts, beta, over)
     for k, rule in enumerate(rules):
         alone = sgd.Group(params=[p[k].clone() for p in start], lr=float(rates[k]))
         run(sgd, rule, alone, [g[k] for g in goal], lanes=False)
