@@ -66,8 +66,8 @@ class Pack:
     def __init__(self, trials: Sequence[Trial], study: Study, device: torch.device) -> None:
         self.started = time.perf_counter()
         self.study, self.device = study, device
-        self.ran_on = provenance(device, engine=f"lanes {len(trials)}")
         self.workload = workloads.load(study.workload)
+        self.ran_on = provenance(device, engine=f"lanes {len(trials)}", data=self.workload.data_hash)
         place = {name: i for i, name in enumerate(study.arm_names)}
         self.trials = sorted(trials, key=lambda trial: place[trial.point.arm])
         self.packed = len(self.trials)

@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from studies.batching import in_known_pieces
 from studies.workloads.workload import accuracy_of, loss_of
 
 __all__ = ["evaluation", "gradient"]
@@ -59,7 +60,8 @@ def gradient(
         return [losses.detach(), *grads]
 
     model.train()
-    traced = make_fx(losses_and_grads)(*params, *[b.clone() for b in buffers], inputs, targets)
+    with in_known_pieces(inputs.device):
+        traced = make_fx(losses_and_grads)(*params, *[b.clone() for b in buffers], inputs, targets)
     return compiled(traced.graph, destinations=len(names))
 
 
@@ -80,7 +82,7 @@ def evaluation(
         return list(vmap(measured, in_dims=(0, None, None))(list(flat[:-2]), flat[-2], flat[-1]))
 
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_known_pieces(inputs.device):
         traced = make_fx(over_lanes)(*params, *buffers, inputs, targets)
     return compiled(traced.graph)
 

@@ -13,11 +13,12 @@ import torch
 __all__ = ["commit", "device_name", "provenance"]
 
 
-def provenance(device: torch.device, engine: str) -> dict[str, str]:
-    """Device, versions, commit and engine, all as text."""
+def provenance(device: torch.device, engine: str, data: str) -> dict[str, str]:
+    """Device, versions, commit, engine and the hash of the data, all as text."""
     return {
         "device": device_name(device),
         "engine": engine,
+        "data": data,
         "adamom": version("adamom"),
         "torch": torch.__version__,
         "python": platform.python_version(),

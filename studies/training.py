@@ -37,6 +37,7 @@ def train(point: Point, study: Study, device: torch.device) -> Iterator[Event]:
     order = workload.batch_order(point.seed, budget.steps, budget.batch_size).to(device)
     model = workload.initial_model(point.seed).to(device)
     optimizer = arms.build(study.arm(point.arm), model.parameters(), point.lr)
+    torch.manual_seed(point.seed)  # for a model that draws random numbers as it trains, other than by nn.Dropout
 
     curves = [evaluate(model, validation)]
     yield curves[0]
@@ -62,9 +63,8 @@ def train(point: Point, study: Study, device: torch.device) -> Iterator[Event]:
         yield curves[-1]
         if not all_finite:
             break
-    yield conclude(
-        Curve.join(curves), int(finite_steps), budget, time.perf_counter() - started, provenance(device, engine="loop")
-    )
+    ran_on = provenance(device, engine="loop", data=workload.data_hash)
+    yield conclude(Curve.join(curves), int(finite_steps), budget, time.perf_counter() - started, ran_on)
 
 
 @torch.no_grad()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from studies.dropout import seed_dropout
+
 # name -> module; a module is imported, and its data read, only when its workload is asked for.
 WORKLOADS = {
     "digits": "studies.workloads.digits",
+    "digits-cnn": "studies.workloads.digits_cnn",
+    "digits-resnet": "studies.workloads.digits_resnet",
+    "chars-gpt": "studies.workloads.chars_gpt",
+    "chars-lstm": "studies.workloads.chars_lstm",
 }
 
 
@@ -38,7 +45,7 @@ class Split:
         return Split(self.inputs.to(device), self.targets.to(device))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workload:
     """Data, a model, and what a good result is.
 
@@ -54,10 +61,22 @@ class Workload:
     good_accuracy: float
 
     def initial_model(self, seed: int) -> nn.Module:
-        """The model at initialisation: the same weights for the same seed in every arm, on every device."""
+        """The model at initialisation: the same weights for the same seed in every arm, on every device.
+
+        Its dropout depends on the seed alone (`studies.dropout`).
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.model()
+            return seed_dropout(self.model(), seed)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Sixteen hexadecimal digits that differ where the data does: its values, shapes, types and splits."""
+        digest = hashlib.sha256()
+        for tensor in (self.train.inputs, self.train.targets, self.validation.inputs, self.validation.targets):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def batch_order(self, seed: int, steps: int, batch_size: int) -> Tensor:
         """Which examples each step sees: int64 tensor of shape (steps, batch_size).

@@ -1,0 +1,38 @@
+"""What `torch.func.vmap` does not know by itself, so that models with it train in lanes too.
+
+torch.nn's recurrent layers are one fused operation each, without a batching rule. Torch knows them in smaller pieces as
+well, which have one: importing this file registers those pieces as their batching rules. Alone they are slower than the
+fused operation; whether many together are faster is for the calibration to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch._decomp import get_decompositions
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["in_known_pieces"]
+
+aten = torch.ops.aten
+
+RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+RULES = torch.library.Library("aten", "IMPL", "FuncTorchBatched")  # they hold for as long as this object lives
+
+for operation, pieces in get_decompositions(RECURRENT).items():
+    RULES.impl(operation, pieces)
+
+
+@contextmanager
+def in_known_pieces(device: torch.device) -> Iterator[None]:
+    """While it lasts, layers with a fused kernel that vmap cannot batch are computed in pieces that it can.
+
+    On the CPU these are the LSTM of oneDNN, and flash attention, which vmap would run lane after lane.
+    """
+    with ExitStack() as stack:
+        if device.type == "cpu":
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
