@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,10 +17,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import metrics, style
+from dashboards.claims import QUESTIONS, Claim, difference_text
 from dashboards.comparison import Difference
 from dashboards.curves import learning_figure, learning_info, lr_curves_figure, lr_curves_info
-from dashboards.forest import forest_figure, forest_info
 from dashboards.measures import STATISTICS, TOLERANCE
+from dashboards.paired import along_figure, along_info, forest_figure, forest_info
 from dashboards.profiles import tolerance_figure, tolerance_info, tuning_figure, tuning_info
 from dashboards.style import decades, fixed, number, percent
 from dashboards.summary import Summary
@@ -86,6 +86,13 @@ CAPTIONS = {
         "that two arms are equal: an interval that crosses zero only means that these seeds do not decide it.",
         "it takes two arms of one family, one of them with a constant momentum, and a result for each.",
     ),
+    "along": Caption(
+        "Paired difference along the learning rate",
+        "Loss of an arm minus that of its baseline at the same learning rate and seed, mean and 95 % interval "
+        "over seeds point by point; below zero the arm is better there.",
+        "whether the arm is better when both are tuned: that is the best loss above.",
+        "it takes two arms of one family, one of them with a constant momentum, and a result for each.",
+    ),
     "tuning": Caption(
         "Expected best of n random grid points",
         "The lowest loss to expect from trying n cells of the arm's grid at random (Tang et al. 2020); lower and "
@@ -113,6 +120,8 @@ def figures(summary: Summary) -> dict[str, go.Figure]:
         drawn["tuning"] = tuning_figure(tuning_info(summary))
     if (forest := forest_info(summary)).arms:
         drawn["forest"] = forest_figure(forest)
+    if (along := along_info(summary)).families:
+        drawn["along"] = along_figure(along)
     if (learning := learning_info(summary)).traces:
         drawn["learning"] = learning_figure(learning)
     return drawn
@@ -139,6 +148,8 @@ def page(summary: Summary, *, command: str, provenance: Mapping[str, str]) -> st
         figures={name: _Embedded.of(figure) for name, figure in figures(summary).items()},
         captions=CAPTIONS,
         comparisons=_comparisons(summary),
+        claims=_answers(summary),
+        questions=list(QUESTIONS.values()),
         looks=style.looks(summary.study.arms),
         resolution=_resolution(summary),
         tolerance=percent(TOLERANCE),
@@ -225,6 +236,14 @@ def _resolution(summary: Summary) -> str:
     return f"a grid step of {decades(max(steps))} decades"
 
 
+def _answers(summary: Summary) -> dict[str, list[Claim]]:
+    """The claims by arm, in the order of the questions."""
+    grouped: dict[str, list[Claim]] = {}
+    for claim in summary.claims:
+        grouped.setdefault(claim.difference.arm, []).append(claim)
+    return grouped
+
+
 def _comparisons(summary: Summary) -> dict[str, list[dict[str, str]]]:
     """The known differences by arm, in the words of the table."""
     grouped: dict[str, list[dict[str, str]]] = {}
@@ -235,14 +254,11 @@ def _comparisons(summary: Summary) -> dict[str, list[dict[str, str]]]:
 
 
 def _compared(difference: Difference) -> dict[str, str]:
-    estimate, statistic = difference.estimate, STATISTICS[difference.statistic]
-    between = f" [{number(estimate.low)}, {number(estimate.high)}]" if math.isfinite(estimate.low) else ""
-    unit = " decades" if statistic.logarithmic or statistic.unit == "decades" else ""
     return {
-        "title": statistic.title,
+        "title": STATISTICS[difference.statistic].title,
         "value": number(difference.value),
         "base": number(difference.base),
-        "difference": f"{number(estimate.value)}{between}{unit}",
+        "difference": difference_text(difference),
         "p": number(difference.p_holm),
         "verdict": verdict(difference),
     }

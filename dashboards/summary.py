@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards import metrics
+from dashboards.claims import Claim, claims, sentence
 from dashboards.comparison import Difference, Estimate, compare_arms
 from dashboards.evidence import ArmGrid, Evidence
 from dashboards.measures import STATISTICS, Cells, Scale, measure
@@ -143,6 +144,11 @@ class Summary:
         return _sentence(self)
 
     @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """What the study answers to the claims of the literature, for each arm that computes its momentum."""
+        return claims(self)
+
+    @cached_property
     def flags(self) -> tuple[Flag, ...]:
         return tuple(_flags(self))
 
@@ -159,6 +165,7 @@ class Summary:
             "scale": {name: value if math.isfinite(value) else None for name, value in scale.items()},
             "bootstrap": {"seed": self.seed, "resamples": self.resamples, "level": 0.95, "unit": "seed"},
             "arms": [row.as_dict() for row in self.rows],
+            "claims": [claim.as_dict() for claim in self.claims],
             "comparisons": [difference.as_dict() for difference in self.differences],
             "flags": [flag.as_dict() for flag in self.flags],
         }
@@ -278,33 +285,23 @@ def _sentence(summary: Summary) -> str:
         )
     rules = [row for row in known if row.adaptive] or known
     widest = max(rules, key=lambda row: (row.basin.value, -row.best_loss.value))
-    text = f"{widest.arm}: basin {_width(widest.basin)} decades of learning rate"
     others = [row for row in known if row.adaptive != widest.adaptive] or [row for row in known if row is not widest]
     others = [row for row in others if row.family == widest.family] or others
     if not others:
-        return f"{text}, {_repeats(widest.seeds)}."
+        return f"{widest.arm}: basin {_width(widest.basin)} decades of learning rate, {_repeats(widest.seeds)}."
     rival = max(others, key=lambda row: (row.basin.value, -row.best_loss.value))
-    rank = "the widest constant momentum" if widest.adaptive and not rival.adaptive else "the next widest"
-    return f"{text} against {_width(rival.basin)} for {rival.arm}, {rank}{_gap(summary, widest, rival)}."
+    rank = ", the widest constant momentum" if widest.adaptive and not rival.adaptive else ""
+    candidates = [row.arm for row in rules if row.family == widest.family and row is not rival]
+    return sentence(_basins(summary, candidates, rival.arm)[widest.arm], widest, rival, rank)
 
 
-def _gap(summary: Summary, arm: ArmRow, rival: ArmRow) -> str:
-    """The paired difference of the two basins, and whether chance explains it."""
-    cells = {
-        grid.arm.name: Cells.of(grid, summary.evidence, summary.scale)
-        for grid in summary.evidence.grids
-        if grid.arm.name in (arm.arm, rival.arm)
-    }
-    differences = compare_arms(
-        cells, {arm.arm: rival.arm}, summary.scale, seed=summary.seed, resamples=summary.resamples
-    )
-    basin = next(each for each in differences if each.statistic == "basin")
-    if not basin.estimate.known:
-        return ""
-    low, high = basin.estimate.low, basin.estimate.high
-    between = f" [{decades(low)}, {decades(high)}]" if math.isfinite(low) else ""
-    few = f": too few to decide, {basin.needed} could" if basin.too_few_seeds else ""
-    return f"; difference {decades(basin.estimate.value)}{between}, p = {number(basin.p)}, {_repeats(basin.seeds)}{few}"
+def _basins(summary: Summary, arms: Sequence[str], rival: str) -> dict[str, Difference]:
+    """The paired differences of the arms' basins from a rival's, corrected for choosing the widest among them."""
+    grids = [grid for grid in summary.evidence.grids if grid.arm.name in (*arms, rival)]
+    cells = {grid.arm.name: Cells.of(grid, summary.evidence, summary.scale) for grid in grids}
+    pairs = dict.fromkeys(arms, rival)
+    found = compare_arms(cells, pairs, summary.scale, seed=summary.seed, resamples=summary.resamples)
+    return {each.arm: each for each in found if each.statistic == "basin"}
 
 
 def _width(estimate: Estimate) -> str:

@@ -59,7 +59,9 @@ def test_every_picture_is_drawn_without_a_network(open_page: Opener, report: Pat
     page = open_page(report)
     read_to_the_end(page)
     drawn = page.evaluate("[...document.querySelectorAll('.plot')].map((p) => [p.id, p.data.length > 0])")
-    assert drawn == [[name, True] for name in ("surfaces", "lr_curves", "tolerance", "forest", "tuning", "learning")]
+    assert drawn == [
+        [name, True] for name in ("surfaces", "lr_curves", "tolerance", "forest", "along", "tuning", "learning")
+    ]
 
 
 def test_the_first_screen_answers_the_question(open_page: Opener, report: Path) -> None:

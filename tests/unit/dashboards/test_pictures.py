@@ -9,7 +9,7 @@ import pytest
 
 from dashboards import Summary, style, summarise
 from dashboards.curves import learning_info, lr_curves_figure, lr_curves_info
-from dashboards.forest import forest_figure, forest_info
+from dashboards.paired import along_info, forest_figure, forest_info
 from dashboards.profiles import tolerance_info, tuning_info
 from dashboards.surfaces import surfaces_figure, surfaces_info
 
@@ -156,3 +156,11 @@ class TestProfilesAndForest:
         for seeds, ending in ((3, "-open"), (6, "")):
             info = forest_info(summarise(*hand_made(base=worse[:seeds], rule=better[:seeds])))
             assert forest_figure(info).data[0].marker.symbol == f"{info.looks['rule'].marker}{ending}"
+
+    def test_differences_along_the_learning_rate_by_hand(self, hand_made: Any) -> None:
+        base, rule = [[1.0, 0.5, 3.0], [1.2, 0.5, 3.0]], [[0.9, 0.7, 1.0], [0.9, None, 1.0]]
+        trace = along_info(summarise(*hand_made(base=base, rule=rule))).families["SGD"][0]
+        assert (trace.arm, trace.baseline) == ("rule", "base")
+        assert trace.gap == pytest.approx([-0.2, 0.2, -1.0])
+        assert (trace.low[0], trace.high[0]) == pytest.approx((-0.3, -0.1))
+        assert np.isnan(trace.low[1])  # one seed is all there is

@@ -61,6 +61,7 @@ def test_sections_come_in_the_order_a_reader_asks(whole: Reader) -> None:
         "Loss over learning rate and momentum",
         "against effective learning rate",
         "How much an arm forgives",
+        "What the study answers",
         "Paired comparisons",
         "Tuning and training curves",
         "Small print",

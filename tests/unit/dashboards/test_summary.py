@@ -89,7 +89,7 @@ def test_the_dictionary_is_strict_json(finished: Any, hand_made: Any) -> None:
 def test_the_sentence_names_both_arms_the_interval_and_the_seeds(summary: Summary) -> None:
     assert summary.sentence.startswith("SGD, adaptive, smoothing 0.999: basin 2.18 [")
     assert "the widest constant momentum" in summary.sentence
-    assert summary.sentence.endswith("p = 0.25, 3 seeds: too few to decide, 6 could.")
+    assert summary.sentence.endswith("p = 0.5, 3 seeds: too few to decide, 7 could.")
 
 
 class TestWhatIsMissing:

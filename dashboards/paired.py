@@ -1,0 +1,214 @@
+"""Paired differences: as a forest plot, an arm a row, and along the learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards import metrics, style
+from dashboards.comparison import Difference
+from dashboards.evidence import ArmGrid, Floats
+from dashboards.measures import STATISTICS
+from dashboards.style import Look, number, plain
+from dashboards.summary import Summary
+
+__all__ = [
+    "SHOWN",
+    "AlongInfo",
+    "AlongTrace",
+    "ForestInfo",
+    "along_figure",
+    "along_info",
+    "forest_figure",
+    "forest_info",
+]
+
+SHOWN = ("best_loss", "basin", "largest_stable_lr", "sensitivity_common")
+AXES = {
+    "best_loss": "best loss",
+    "basin": "basin, decades",
+    "largest_stable_lr": "largest stable lr, decades",
+    "sensitivity_common": "lr sensitivity",
+}
+
+
+class ForestInfo(NamedTuple):
+    """The paired differences of each arm from its baseline, for the statistics in SHOWN that could be computed."""
+
+    arms: tuple[str, ...]
+    baselines: dict[str, str]
+    panels: dict[str, tuple[Difference, ...]]
+    looks: dict[str, Look]
+
+
+def forest_info(summary: Summary) -> ForestInfo:
+    """What the forest plot of a study shows."""
+    known = [each for each in summary.differences if each.statistic in SHOWN and each.estimate.known]
+    arms = tuple(dict.fromkeys(each.arm for each in known))
+    panels = {name: tuple(each for each in known if each.statistic == name) for name in SHOWN}
+    shown = {name: differences for name, differences in panels.items() if differences}
+    return ForestInfo(arms, {arm: summary.baselines[arm] for arm in arms}, shown, style.looks(summary.study.arms))
+
+
+def forest_figure(info: ForestInfo) -> go.Figure:
+    """Difference and 95 % interval; filled where chance is ruled out, hollow where it is not."""
+    figure = make_subplots(rows=1, cols=len(info.panels), shared_yaxes=True, horizontal_spacing=0.03)
+    heights = {arm: len(info.arms) - index for index, arm in enumerate(info.arms)}
+    for column, (name, differences) in enumerate(info.panels.items(), start=1):
+        for each in differences:
+            figure.add_trace(_mark(each, info.looks[each.arm], heights[each.arm]), row=1, col=column)
+        figure.add_vline(x=0, line={"color": style.MUTED, "width": 1}, layer="below", row=1, col=column)
+        better = "← better" if STATISTICS[name].lower_is_better else "better →"
+        label = f"{AXES[name]}<br>{better}"
+        figure.update_xaxes(title=style.axis_label(label), nticks=4, row=1, col=column)
+    style.layout(figure, height=110 + 38 * len(info.arms))
+    labels = [_label(arm, info.baselines[arm]) for arm in info.arms]
+    figure.update_yaxes(range=[0.4, len(info.arms) + 0.6])
+    figure.update_yaxes(tickvals=[heights[arm] for arm in info.arms], ticktext=labels, ticks="", row=1, col=1)
+    return figure.update_layout(showlegend=False, margin={"l": 240, "r": 16, "t": 16, "b": 70})
+
+
+def _label(arm: str, baseline: str) -> str:
+    quiet = f"<span style='color:{style.MUTED};font-size:10px'>against {plain(_short(baseline, 40))}</span>"
+    return f"{plain(_short(arm, 34))}<br>{quiet}"
+
+
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
+def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
+    estimate, decided = difference.estimate, difference.better is not None
+    error = (
+        {
+            "type": "data",
+            "symmetric": False,
+            "array": [estimate.high - estimate.value],
+            "arrayminus": [estimate.value - estimate.low],
+            "thickness": 1.6,
+            "width": 3,
+            "color": look.colour,
+        }
+        if math.isfinite(estimate.low)
+        else None
+    )
+    text = (
+        f"<b>{plain(difference.arm)}</b>: {number(difference.value)}<br>{plain(difference.baseline)}: "
+        f"{number(difference.base)}<br>difference {number(estimate.value)} [{number(estimate.low)}, "
+        f"{number(estimate.high)}]<br>p = {number(difference.p_holm)} (Holm), {difference.seeds} seeds"
+    )
+    symbol = look.marker if decided else f"{look.marker}-open"
+    return go.Scatter(
+        x=[estimate.value],
+        y=[height],
+        error_x=error,
+        mode="markers",
+        marker={"symbol": symbol, "size": 10, "color": look.colour, "line": {"width": 2}},
+        text=[text],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+# ------------------------------------------------------------------------------------------ along the learning rate
+
+
+class AlongTrace(NamedTuple):
+    """One arm's loss minus its baseline's where both ran the same seeds: arrays of shape (points,).
+
+    low, high: 95 % bootstrap interval over seeds, point by point; nan where one seed is all there is.
+    """
+
+    arm: str
+    baseline: str
+    lrs: Floats
+    gap: Floats
+    low: Floats
+    high: Floats
+
+
+class AlongInfo(NamedTuple):
+    """Every arm's paired difference along the learning rate, by family."""
+
+    families: dict[str, tuple[AlongTrace, ...]]
+    looks: dict[str, Look]
+
+
+def along_info(summary: Summary) -> AlongInfo:
+    """What the paired differences show; an arm that shares no cell with its baseline is left out."""
+    grids = {grid.arm.name: grid for grid in summary.evidence.grids}
+    families: dict[str, tuple[AlongTrace, ...]] = {}
+    for arm, base in summary.baselines.items():
+        trace = _along(grids[arm], grids[base], summary)
+        if arm != base and len(trace.lrs):
+            families[grids[arm].arm.family] = (*families.get(grids[arm].arm.family, ()), trace)
+    return AlongInfo(families, style.looks(summary.study.arms))
+
+
+def _along(arm: ArmGrid, base: ArmGrid, summary: Summary) -> AlongTrace:
+    _, here, there = np.intersect1d(
+        np.round(np.log10(arm.lrs), 9), np.round(np.log10(base.lrs), 9), return_indices=True
+    )
+    gaps = arm.loss[:, here] - base.loss[:, there]
+    both = np.isfinite(gaps)
+    ran = both.any(axis=0)
+    gaps, both = gaps[:, ran], both[:, ran]
+    weights = metrics.draws(len(gaps), seed=summary.seed, resamples=summary.resamples)
+    with np.errstate(all="ignore"):
+        drawn = metrics.mean_over_seeds(gaps, weights)
+    repeated = both.sum(axis=0) > 1
+    ends = np.full((2, int(ran.sum())), np.nan)
+    if repeated.any():
+        ends[:, repeated] = np.nanquantile(drawn[:, repeated], [0.025, 0.975], axis=0)
+    return AlongTrace(arm.arm.name, base.arm.name, arm.lrs[here][ran], metrics.mean_over_seeds(gaps), *ends)
+
+
+def along_figure(info: AlongInfo) -> go.Figure:
+    """A panel per family: below zero the arm has the lower loss at that learning rate."""
+    figure = make_subplots(
+        rows=1,
+        cols=len(info.families),
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[
+            f"<b>{plain(family)}</b>, against {plain(_short(traces[0].baseline, 40))}"
+            for family, traces in info.families.items()
+        ],
+    )
+    for column, traces in enumerate(info.families.values(), start=1):
+        for trace in traces:
+            for drawn in _gap_traces(trace, info.looks[trace.arm]):
+                figure.add_trace(drawn, row=1, col=column)
+        lrs = np.concatenate([trace.lrs for trace in traces])
+        axis = style.lr_axis(float(lrs.min()), float(lrs.max()))
+        figure.update_xaxes(axis, title=style.axis_label("learning rate"), row=1, col=column)
+    figure.add_hline(y=0, line={"color": style.MUTED, "width": 1}, layer="below")
+    style.layout(figure, height=400)
+    return figure.update_yaxes(title=style.axis_label("difference in final loss (below zero: better)"), row=1, col=1)
+
+
+def _gap_traces(trace: AlongTrace, look: Look) -> list[go.Scatter]:
+    known = np.isfinite(trace.low)
+    x = trace.lrs[known]
+    band = go.Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([trace.high[known], trace.low[known][::-1]]),
+        fill="toself",
+        fillcolor=look.fill(0.13),
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    line = go.Scatter(
+        x=trace.lrs,
+        y=trace.gap,
+        mode="lines+markers",
+        name=plain(trace.arm),
+        line={"color": look.colour, "dash": look.dash, "width": 2},
+        marker={"symbol": look.marker, "size": 5},
+        hovertemplate=f"<b>{plain(trace.arm)}</b><br>lr %{{x:.3g}}: %{{y:+.3g}}<extra></extra>",
+    )
+    return [band, line]
