@@ -19,10 +19,11 @@ __all__ = ["in_known_pieces"]
 aten = torch.ops.aten
 
 RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
-RULES = torch.library.Library("aten", "IMPL", "FuncTorchBatched")  # they hold for as long as this object lives
+# The rules hold for as long as this object lives.
+RULES = torch.library.Library("aten", "IMPL", "FuncTorchBatched")  # type: ignore[no-untyped-call]
 
 for operation, pieces in get_decompositions(RECURRENT).items():
-    RULES.impl(operation, pieces)
+    RULES.impl(operation, pieces)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -20,14 +20,13 @@ INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 def seed_dropout(model: nn.Module, seed: int) -> nn.Module:
     """The model with each nn.Dropout replaced by one that depends on this seed and on nothing else."""
     places = [
-        (parent, name)
+        (parent, name, child.p)
         for parent in model.modules()
         for name, child in parent._modules.items()
         if type(child) is nn.Dropout
     ]
-    for layer, (parent, name) in enumerate(places):
-        dropout = parent.get_submodule(name)
-        setattr(parent, name, SeededDropout(float(dropout.p), seed, layer))
+    for layer, (parent, name, p) in enumerate(places):
+        setattr(parent, name, SeededDropout(p, seed, layer))
     return model
 
 

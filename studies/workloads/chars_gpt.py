@@ -48,7 +48,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(x)
-        return x + self.perceptron(x)
+        x += self.perceptron(x)
+        return x
 
 
 class GPT(nn.Module):
