@@ -88,7 +88,7 @@ def connect(url: URL) -> Engine:
         url,
         pool_size=2,
         max_overflow=3,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "adamom"},
+        connect_args={"connect_timeout": CONNECT_SECONDS, "client_encoding": "utf8", "application_name": "adamom"},
     )
 
 

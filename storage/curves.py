@@ -12,7 +12,7 @@ from .records import Budget, Curve
 
 __all__ = ["pack", "shown_steps", "unpack"]
 
-SHOWN_POINTS = 10  # per trial in Optuna's dashboard: enough for a shape; each costs a row and two index entries
+SHOWN_POINTS = 8  # per trial in Optuna's dashboard: enough for a shape; each costs a row and two index entries
 
 
 def pack(curve: Curve) -> bytes:

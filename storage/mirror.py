@@ -3,7 +3,8 @@
     params              arm (categorical), lr (log), momentum (categorical: "0.9", "adaptive"), seed
     state and value     converged, diverged -> COMPLETE with Result.capped_loss; pruned -> PRUNED with the final loss;
                         failed, oom -> FAIL without a value; lost -> WAITING again
-    user attributes     outcome, final_loss and the other numbers of a Result, provenance, error
+    user attributes     outcome, initial_loss, final_loss, best_loss, final_accuracy, mean_momentum, diverged_at, error;
+                        provenance, with the steps and seconds it took
     intermediate values validation losses at `curves.shown_steps`
 
 Optuna stores no nan as a value: a loss that is nan even at initialisation counts as +inf. JSON knows no infinities:
@@ -32,7 +33,7 @@ STATES = {
     Outcome.FAILED: "FAIL",
 }
 PARAMS = ("arm", "lr", "momentum", "seed")
-REAL_ATTRIBUTES = ("initial_loss", "best_loss", "final_accuracy", "mean_momentum", "seconds")
+REAL_ATTRIBUTES = ("initial_loss", "final_loss", "best_loss", "final_accuracy", "mean_momentum")
 
 Distribution = dict[str, Any]
 
@@ -99,17 +100,22 @@ def trial_value(result: Result) -> tuple[float | None, str] | None:
 
 def result_attributes(result: Result) -> dict[str, str]:
     """The result as user attributes: JSON by key, without what was not measured."""
-    said: dict[str, Any] = {"outcome": result.outcome.value, "steps": result.steps}
-    if result.outcome.measured or not math.isnan(result.final_loss):
+    said = {"outcome": json.dumps(result.outcome.value)}
+    if result.outcome.measured:
         said["final_loss"] = _real(result.final_loss)
     said |= {name: _real(value) for name in REAL_ATTRIBUTES if not math.isnan(value := getattr(result, name))}
-    for name in ("diverged_at", "error"):
-        if getattr(result, name) is not None:
-            said[name] = getattr(result, name)
-    if result.provenance:
-        said["provenance"] = dict(result.provenance)
-    return {key: json.dumps(value) for key, value in said.items()}
+    if result.diverged_at is not None:
+        said["diverged_at"] = str(result.diverged_at)
+    if result.error is not None:
+        said["error"] = json.dumps(result.error)
+    said["provenance"] = json.dumps({**result.provenance, "steps": result.steps, "seconds": _worded(result.seconds)})
+    return said
 
 
-def _real(value: float) -> float | str:
-    return float(value) if math.isfinite(value) else str(float(value))
+def _real(value: float) -> str:
+    """A float in JSON, which knows only finite ones; the rest are words."""
+    return repr(float(value)) if math.isfinite(value) else f'"{float(value)}"'
+
+
+def _worded(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
