@@ -88,6 +88,15 @@ EXPIRED = (
     .where(cells.c.study_id == _STUDY, _LEASED, cells.c.lease_until < now_epoch())
     .with_for_update(skip_locked=True)
 )
+HELD_BY = (
+    sa.select(cells.c.trial_id)
+    .where(cells.c.study_id == _STUDY, _LEASED, cells.c.worker == sa.bindparam("worker", type_=sa.Text))
+    .order_by(cells.c.trial_id)
+    .with_for_update()
+)
+HOLDERS = (
+    sa.select(cells.c.worker).where(cells.c.study_id == _STUDY, _LEASED).distinct().order_by(cells.c.worker)
+)
 WAITING = (  # cells that another claim has locked are passed over
     sa.select(
         cells.c.trial_id, cells.c.number, cells.c.arm, cells.c.lr, cells.c.momentum, cells.c.seed, cells.c.attempt

@@ -10,6 +10,7 @@ A cell's life, in the store's own verbs:
     fail      running -> waiting, failed   an attempt that raised: back to the queue, until it was tried often enough
     release   running -> waiting           given back at once
     sweep     running -> lost              leases that ran out; every claim sweeps, and counts see them as lost before
+    bury      running -> lost              what a worker held that somebody saw die
     retry     failed, oom, ... -> waiting  when somebody asks for it
     adopt     running                      a trial that a process of stock Optuna has started, for our objective in it
 
@@ -54,6 +55,8 @@ from .statements import (
     FORGET_FAILURES,
     FORGET_POINTS,
     FORGET_RESULTS,
+    HELD_BY,
+    HOLDERS,
     LEASE,
     LOCK_CELLS,
     NEXT_EXPIRY,
@@ -352,6 +355,17 @@ class Store:
             return _sweep(session, self._study_id(session, name))
 
     @_verb
+    def bury(self, name: str, worker: str) -> int:
+        """Put back at once what a worker held that is known to be dead. Returns how many cells.
+
+        For whoever saw it die: everybody else waits for its leases to run out.
+        """
+        with self._writing() as session:
+            ids = [trial_id for (trial_id,) in session.ask(HELD_BY, study=self._study_id(session, name), worker=worker)]
+            _requeue(session, ids, Outcome.LOST)
+        return len(ids)
+
+    @_verb
     def retry(self, name: str, outcomes: Collection[Outcome]) -> int:
         """Queue the cells with these outcomes again, as if they had never run. Returns how many.
 
@@ -409,6 +423,12 @@ class Store:
             trial_id: unpack(*(entries for _, entries in mine))
             for trial_id, mine in groupby(pieces, key=lambda piece: int(piece[0]))
         }
+
+    @_verb
+    def holders(self, name: str) -> tuple[str, ...]:
+        """The workers that hold cells of this study, by name. Raises StudyMissing."""
+        with self._reading() as session:
+            return tuple(worker for (worker,) in session.ask(HOLDERS, study=self._study_id(session, name)))
 
     def unfinished(self, name: str) -> int:
         """How many cells are waiting, running or lost: while there are any, a worker has a reason to stay."""
