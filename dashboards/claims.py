@@ -95,7 +95,8 @@ def _signed_decades(gap: float) -> str:
 def sentence(difference: Difference, row: Any, baseline: Any, rank: str = "") -> str:
     """One computed sentence: both arms' numbers with their intervals, the difference, its p-value and the seeds.
 
-    rank: what else is to be said of the baseline. row, baseline: the two arms' rows. Their numbers are over their whole grids, the difference over what both have.
+    rank: what else is to be said of the baseline. row, baseline: the two arms' rows.
+    Their numbers are over their whole grids, the difference over what both have.
     """
     statistic = STATISTICS[difference.statistic]
     here, there = (

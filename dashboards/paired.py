@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards import metrics, style
-from dashboards.comparison import Difference
+from dashboards.claims import difference_text
+from dashboards.comparison import Difference, Estimate
 from dashboards.evidence import ArmGrid, Floats
 from dashboards.measures import STATISTICS
 from dashboards.style import Look, number, plain
@@ -21,6 +22,7 @@ __all__ = [
     "AlongInfo",
     "AlongTrace",
     "ForestInfo",
+    "ForestRow",
     "along_figure",
     "along_info",
     "forest_figure",
@@ -36,39 +38,58 @@ AXES = {
 }
 
 
+class ForestRow(NamedTuple):
+    """One arm against its baseline. name: what the row is called; colour and marker are the arm's."""
+
+    name: str
+    baseline: str
+    look: Look
+    differences: dict[str, Difference]
+
+
 class ForestInfo(NamedTuple):
     """The paired differences of each arm from its baseline, for the statistics in SHOWN that could be computed."""
 
-    arms: tuple[str, ...]
-    baselines: dict[str, str]
-    panels: dict[str, tuple[Difference, ...]]
-    looks: dict[str, Look]
+    rows: tuple[ForestRow, ...]
+    statistics: tuple[str, ...]
 
 
-def forest_info(summary: Summary) -> ForestInfo:
-    """What the forest plot of a study shows."""
+def forest_info(*summaries: Summary) -> ForestInfo:
+    """What the forest plot of one study, or of several below each other, shows."""
+    rows = tuple(row for summary in summaries for row in _forest_rows(summary, several=len(summaries) > 1))
+    known = {name for row in rows for name in row.differences}
+    return ForestInfo(rows, tuple(name for name in SHOWN if name in known))
+
+
+def _forest_rows(summary: Summary, *, several: bool) -> list[ForestRow]:
+    looks = style.looks(summary.study.arms)
     known = [each for each in summary.differences if each.statistic in SHOWN and each.estimate.known]
-    arms = tuple(dict.fromkeys(each.arm for each in known))
-    panels = {name: tuple(each for each in known if each.statistic == name) for name in SHOWN}
-    shown = {name: differences for name, differences in panels.items() if differences}
-    return ForestInfo(arms, {arm: summary.baselines[arm] for arm in arms}, shown, style.looks(summary.study.arms))
+    return [
+        ForestRow(
+            name=f"{summary.study.name}: {arm}" if several else arm,
+            baseline=summary.baselines[arm],
+            look=looks[arm],
+            differences={each.statistic: each for each in known if each.arm == arm},
+        )
+        for arm in dict.fromkeys(each.arm for each in known)
+    ]
 
 
 def forest_figure(info: ForestInfo) -> go.Figure:
     """Difference and 95 % interval; filled where chance is ruled out, hollow where it is not."""
-    figure = make_subplots(rows=1, cols=len(info.panels), shared_yaxes=True, horizontal_spacing=0.03)
-    heights = {arm: len(info.arms) - index for index, arm in enumerate(info.arms)}
-    for column, (name, differences) in enumerate(info.panels.items(), start=1):
-        for each in differences:
-            figure.add_trace(_mark(each, info.looks[each.arm], heights[each.arm]), row=1, col=column)
+    figure = make_subplots(rows=1, cols=len(info.statistics), shared_yaxes=True, horizontal_spacing=0.03)
+    heights = list(range(len(info.rows), 0, -1))
+    for column, name in enumerate(info.statistics, start=1):
+        for row, height in zip(info.rows, heights, strict=True):
+            if name in row.differences:
+                figure.add_trace(_mark(row.differences[name], row.look, height), row=1, col=column)
         figure.add_vline(x=0, line={"color": style.MUTED, "width": 1}, layer="below", row=1, col=column)
         better = "← better" if STATISTICS[name].lower_is_better else "better →"
-        label = f"{AXES[name]}<br>{better}"
-        figure.update_xaxes(title=style.axis_label(label), nticks=4, row=1, col=column)
-    style.layout(figure, height=110 + 38 * len(info.arms))
-    labels = [_label(arm, info.baselines[arm]) for arm in info.arms]
-    figure.update_yaxes(range=[0.4, len(info.arms) + 0.6])
-    figure.update_yaxes(tickvals=[heights[arm] for arm in info.arms], ticktext=labels, ticks="", row=1, col=1)
+        figure.update_xaxes(title=style.axis_label(f"{AXES[name]}<br>{better}"), nticks=4, row=1, col=column)
+    style.layout(figure, height=110 + 38 * len(info.rows))
+    figure.update_yaxes(range=[0.4, len(info.rows) + 0.6])
+    labels = [_label(row.name, row.baseline) for row in info.rows]
+    figure.update_yaxes(tickvals=heights, ticktext=labels, ticks="", row=1, col=1)
     return figure.update_layout(showlegend=False, margin={"l": 240, "r": 16, "t": 16, "b": 70})
 
 
@@ -83,34 +104,28 @@ def _short(name: str, width: int) -> str:
 
 def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
     estimate, decided = difference.estimate, difference.better is not None
-    error = (
-        {
-            "type": "data",
-            "symmetric": False,
-            "array": [estimate.high - estimate.value],
-            "arrayminus": [estimate.value - estimate.low],
-            "thickness": 1.6,
-            "width": 3,
-            "color": look.colour,
-        }
-        if math.isfinite(estimate.low)
-        else None
-    )
-    text = (
-        f"<b>{plain(difference.arm)}</b>: {number(difference.value)}<br>{plain(difference.baseline)}: "
-        f"{number(difference.base)}<br>difference {number(estimate.value)} [{number(estimate.low)}, "
-        f"{number(estimate.high)}]<br>p = {number(difference.p_holm)} (Holm), {difference.seeds} seeds"
-    )
     symbol = look.marker if decided else f"{look.marker}-open"
     return go.Scatter(
         x=[estimate.value],
         y=[height],
-        error_x=error,
+        error_x=_error_bar(estimate, look),
         mode="markers",
         marker={"symbol": symbol, "size": 10, "color": look.colour, "line": {"width": 2}},
-        text=[text],
+        text=[
+            f"<b>{plain(difference.arm)}</b>: {number(difference.value)}<br>{plain(difference.baseline)}: "
+            f"{number(difference.base)}<br>difference {difference_text(difference)}<br>"
+            f"p = {number(difference.p_holm)} (Holm), {difference.seeds} seeds"
+        ],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _error_bar(estimate: Estimate, look: Look) -> dict[str, object] | None:
+    if not math.isfinite(estimate.low):
+        return None
+    beyond, below = estimate.high - estimate.value, estimate.value - estimate.low
+    bar = {"type": "data", "symmetric": False, "array": [beyond], "arrayminus": [below]}
+    return bar | {"thickness": 1.6, "width": 3, "color": look.colour}
 
 
 # ------------------------------------------------------------------------------------------ along the learning rate

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -118,7 +118,7 @@ def figures(summary: Summary) -> dict[str, go.Figure]:
         drawn["lr_curves"] = lr_curves_figure(lr_curves_info(summary))
         drawn["tolerance"] = tolerance_figure(tolerance_info(summary))
         drawn["tuning"] = tuning_figure(tuning_info(summary))
-    if (forest := forest_info(summary)).arms:
+    if (forest := forest_info(summary)).rows:
         drawn["forest"] = forest_figure(forest)
     if (along := along_info(summary)).families:
         drawn["along"] = along_figure(along)
@@ -138,18 +138,17 @@ def write_page(summary: Summary, path: Path | str, *, command: str, provenance: 
 
 def page(summary: Summary, *, command: str, provenance: Mapping[str, str]) -> str:
     """The report as HTML: the same text for the same summary, command and provenance."""
-    plotly, script = get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")
-    return _template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        figures(summary),
         summary=summary,
         rows=summary.rows,
         tally=_tally(summary),
         flags=list(_grouped_flags(summary)),
-        winners={name: _winners(summary, name) for name in STATISTICS},
-        figures={name: _Embedded.of(figure) for name, figure in figures(summary).items()},
-        captions=CAPTIONS,
-        comparisons=_comparisons(summary),
+        winners=winners(summary),
         claims=_answers(summary),
         questions=list(QUESTIONS.values()),
+        comparisons=_comparisons(summary),
         looks=style.looks(summary.study.arms),
         resolution=_resolution(summary),
         tolerance=percent(TOLERANCE),
@@ -159,10 +158,22 @@ def page(summary: Summary, *, command: str, provenance: Mapping[str, str]) -> st
         errors=summary.evidence.errors,
         counts=summary.counts.as_dict(),
         digest=summary.evidence.digest,
+    )
+
+
+def render(
+    template: str, drawn: Mapping[str, go.Figure], *, captions: Mapping[str, Caption] = CAPTIONS, **values: Any
+) -> str:
+    """A page that opens without a network: the template, its figures, and plotly's bundle once."""
+    plotly, script = get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")
+    return _template(template).render(
+        figures={name: _Embedded.of(figure) for name, figure in drawn.items()},
+        captions=captions,
         version=metrics.VERSION,
         plotly=Markup(plotly),
         script=Markup(script),
         policy=_policy(plotly, script),
+        **values,
     )
 
 
@@ -218,8 +229,12 @@ def _grouped_flags(summary: Summary) -> Iterator[tuple[str, list[str]]]:
     return iter(grouped.items())
 
 
+def winners(summary: Summary) -> dict[str, set[str]]:
+    """For each statistic the arms with its best value; none where all share it or nothing competes."""
+    return {name: _winners(summary, name) for name in STATISTICS}
+
+
 def _winners(summary: Summary, name: str) -> set[str]:
-    """The arms with the best value of a statistic; none where all share it or nothing competes."""
     known = {row.arm: row.metrics[name].value for row in summary.rows if row.metrics[name].known}
     if len(set(known.values())) < 2:
         return set()

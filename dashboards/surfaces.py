@@ -35,40 +35,59 @@ class SurfaceRow(NamedTuple):
 
 
 class SurfaceInfo(NamedTuple):
-    """One family's surface. constants: ascending in momentum. rules: the adaptive arms, a strip beside them."""
+    """One family's surface. constants: ascending in momentum. rules: the adaptive arms, a strip beside them.
 
-    family: str
+    best, initial: the study's best loss of any arm, and its loss at initialisation.
+    """
+
+    title: str
     lrs: Floats
     constants: tuple[SurfaceRow, ...]
     rules: tuple[SurfaceRow, ...]
+    best: float
+    initial: float
 
 
 class SurfacesInfo(NamedTuple):
-    """Every family's surface, and the colour scale they share: from the study's best loss to that at initialisation."""
+    """Surfaces on one colour scale: a study's families side by side, one study below the other.
+
+    relative: losses are coloured by the share of their own study's drop that is left above its best, because several
+    studies share the scale; else by the loss itself.
+    """
 
     surfaces: tuple[SurfaceInfo, ...]
-    best: float
-    initial: float
-    workload: str
+    columns: int
+    relative: bool
 
     @property
     def logarithmic(self) -> bool:
-        return 0 < self.best < self.initial / 3
+        return not self.relative and 0 < self.surfaces[0].best < self.surfaces[0].initial / 3
 
 
-def surfaces_info(summary: Summary) -> SurfacesInfo:
-    """What the surfaces of a study show."""
-    families = dict.fromkeys(grid.arm.family for grid in summary.evidence.grids)
-    surfaces = tuple(_surface(family, summary) for family in families)
-    return SurfacesInfo(surfaces, summary.scale.best, summary.scale.initial, summary.study.workload)
+def surfaces_info(*summaries: Summary) -> SurfacesInfo:
+    """What the surfaces of one study, or of several on one scale, show."""
+    surfaces = [
+        _surface(family, summary, several=len(summaries) > 1)
+        for summary in summaries
+        for family in dict.fromkeys(grid.arm.family for grid in summary.evidence.grids)
+    ]
+    columns = max(len({row.family for row in summary.rows}) for summary in summaries)
+    return SurfacesInfo(tuple(surfaces), columns if len(summaries) == 1 else 2, len(summaries) > 1)
 
 
-def _surface(family: str, summary: Summary) -> SurfaceInfo:
+def _surface(family: str, summary: Summary, *, several: bool) -> SurfaceInfo:
     grids = [grid for grid in summary.evidence.grids if grid.arm.family == family]
     lrs = np.unique(np.concatenate([grid.lrs for grid in grids]))
     rows = [_row(grid, lrs, summary.row(grid.arm.name).frontier_lr) for grid in grids]
     constants = sorted((row for row in rows if row.momentum is not None), key=lambda row: row.momentum or 0.0)
-    return SurfaceInfo(family, lrs, tuple(constants), tuple(row for row in rows if row.momentum is None))
+    return SurfaceInfo(
+        title=f"{summary.study.name}: {family}" if several else family,
+        lrs=lrs,
+        constants=tuple(constants),
+        rules=tuple(row for row in rows if row.momentum is None),
+        best=summary.scale.best,
+        initial=summary.scale.initial,
+    )
 
 
 def _row(grid: ArmGrid, lrs: Floats, frontier_lr: float) -> SurfaceRow:
@@ -82,48 +101,81 @@ def _row(grid: ArmGrid, lrs: Floats, frontier_lr: float) -> SurfaceRow:
 # ------------------------------------------------------------------------------------------------------ the figure
 
 
+class _Band(NamedTuple):
+    """One row of panels of the figure: constants of some surfaces side by side, or their rules."""
+
+    surfaces: tuple[SurfaceInfo, ...]
+    rules: bool
+    pixels: int
+    first: bool
+    last: bool
+
+
 def surfaces_figure(info: SurfacesInfo) -> go.Figure:
     """The surfaces side by side: constants on the scale of log10(1 - beta), rules as stripes below."""
-    columns, stripes = len(info.surfaces), max(len(surface.rules) for surface in info.surfaces)
-    constants = any(surface.constants for surface in info.surfaces)
-    heights = [CONSTANTS_PIXELS] * constants + [stripes * ROW_PIXELS] * bool(stripes)
+    bands = _bands(info)
+    gap = 26 if len(info.surfaces) <= info.columns else 78
+    height = sum(band.pixels for band in bands) + gap * (len(bands) - 1)
     figure = make_subplots(
-        rows=len(heights),
-        cols=columns,
-        row_heights=[height / sum(heights) for height in heights],
-        vertical_spacing=26 / (sum(heights) + 26) if len(heights) > 1 else 0,
-        horizontal_spacing=0.13 if columns > 1 else 0,
-        shared_xaxes="columns",
-        subplot_titles=[f"<b>{plain(surface.family)}</b>" for surface in info.surfaces],
+        rows=len(bands),
+        cols=info.columns,
+        row_heights=[band.pixels for band in bands],
+        vertical_spacing=gap / height,
+        horizontal_spacing=0.13 if info.columns > 1 else 0,
+        subplot_titles=[title for band in bands for title in _titles(band, info.columns)],
     )
-    for column, surface in enumerate(info.surfaces, start=1):
-        edges = _log_edges(surface.lrs)
-        if surface.constants:
-            heights_at = [-math.log10(1 - min(row.momentum or 0.0, 1 - 1e-9)) for row in surface.constants]
-            _panel(figure, info, surface.constants, surface.lrs, edges, heights_at, row=1, column=column)
-            _frontier(figure, surface.constants, heights_at, column)
-            labels = [f"β = {row.momentum:g}" for row in surface.constants]
-            figure.update_yaxes(tickvals=heights_at, ticktext=labels, row=1, col=column)
-        if surface.rules:
-            at = [float(len(surface.rules) - 1 - index) for index in range(len(surface.rules))]
-            _panel(figure, info, surface.rules, surface.lrs, edges, at, row=len(heights), column=column)
-            labels = [style.wrapped(row.arm, 16) for row in surface.rules]
-            figure.update_yaxes(tickvals=at, ticktext=labels, row=len(heights), col=column)
-        for row in {1, len(heights)}:
-            figure.update_xaxes(style.lr_axis(float(edges[0]), float(edges[-1])), row=row, col=column)
-        figure.update_xaxes(title=style.axis_label("learning rate"), row=len(heights), col=column)
-    style.layout(figure, height=sum(heights) + 26 + 100)
+    for row, band in enumerate(bands, start=1):
+        for column, surface in enumerate(band.surfaces, start=1):
+            _draw(figure, info, surface, band, row=row, column=column)
+    style.layout(figure, height=height + 100)
     figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, ticks="")
     return figure.update_layout(
         coloraxis=_colour_axis(info), showlegend=False, margin={"l": 104, "r": 20, "t": 40, "b": 60}
     )
 
 
+def _bands(info: SurfacesInfo) -> list[_Band]:
+    bands = []
+    for start in range(0, len(info.surfaces), info.columns):
+        group = info.surfaces[start : start + info.columns]
+        stripes, constants = max(len(surface.rules) for surface in group), any(surface.constants for surface in group)
+        if constants:
+            bands.append(_Band(group, rules=False, pixels=CONSTANTS_PIXELS, first=True, last=not stripes))
+        if stripes:
+            bands.append(_Band(group, rules=True, pixels=stripes * ROW_PIXELS, first=not constants, last=True))
+    return bands
+
+
+def _titles(band: _Band, columns: int) -> list[str]:
+    titles = [f"<b>{plain(surface.title)}</b>" if band.first else "" for surface in band.surfaces]
+    return titles + [""] * (columns - len(titles))
+
+
+def _draw(figure: go.Figure, info: SurfacesInfo, surface: SurfaceInfo, band: _Band, *, row: int, column: int) -> None:
+    """One panel with its axes; an empty one where the surface has no such arms."""
+    rows = surface.rules if band.rules else surface.constants
+    edges = _log_edges(surface.lrs)
+    at = [float(-index) for index in range(len(rows))] if band.rules else [_height(each.momentum) for each in rows]
+    if rows:
+        _panel(figure, info, surface, rows, edges, at, row=row, column=column)
+    if not band.rules:
+        _frontier(figure, rows, at, row, column)
+    labels = [style.wrapped(each.arm, 16) if band.rules else f"β = {each.momentum:g}" for each in rows]
+    figure.update_yaxes(tickvals=at, ticktext=labels, row=row, col=column)
+    axis = style.lr_axis(float(edges[0]), float(edges[-1])) | {"range": np.log10(edges[[0, -1]]).tolist()}
+    title = {"title": style.axis_label("learning rate")} if band.last else {}
+    figure.update_xaxes(axis | title, showticklabels=band.last, row=row, col=column)
+
+
+def _height(momentum: float | None) -> float:
+    return -math.log10(1 - min(momentum or 0.0, 1 - 1e-9))
+
+
 def _panel(
     figure: go.Figure,
     info: SurfacesInfo,
+    surface: SurfaceInfo,
     rows: tuple[SurfaceRow, ...],
-    lrs: Floats,
     x_edges: Floats,
     y: list[float],
     *,
@@ -131,6 +183,7 @@ def _panel(
     column: int,
 ) -> None:
     """Three layers that share no cell (a loss, diverged, not run), and a cross wherever some seed diverged."""
+    lrs = surface.lrs
     loss, diverged = np.array([each.loss for each in rows]), np.array([each.diverged for each in rows])
     runs = np.array([each.runs for each in rows])
     order = np.argsort(y)
@@ -143,7 +196,7 @@ def _panel(
             z = np.where(mask, 1.0, np.nan)[order]
             flat = {"colorscale": [[0, colour], [1, colour]], "showscale": False}
             figure.add_trace(go.Heatmap(z=z, text=texts, **flat, **shape), row=row, col=column)
-    z = np.where(mostly | empty, np.nan, _scaled(info, loss))[order]
+    z = np.where(mostly | empty, np.nan, _scaled(info, surface, loss))[order]
     figure.add_trace(go.Heatmap(z=z, text=texts, coloraxis="coloraxis", **shape), row=row, col=column)
     crossed = np.argwhere(diverged > 0)
     figure.add_trace(
@@ -164,13 +217,13 @@ def _panel(
     )
 
 
-def _frontier(figure: go.Figure, rows: tuple[SurfaceRow, ...], y: list[float], column: int) -> None:
+def _frontier(figure: go.Figure, rows: tuple[SurfaceRow, ...], y: list[float], row: int, column: int) -> None:
     """The contour on which half of the seeds diverge."""
-    known = [(row.frontier_lr, at) for row, at in zip(rows, y, strict=True) if math.isfinite(row.frontier_lr)]
+    known = [(each.frontier_lr, at) for each, at in zip(rows, y, strict=True) if math.isfinite(each.frontier_lr)]
     if len(known) > 1:
         x, y_known = zip(*known, strict=True)
         line = {"color": style.INK, "width": 2, "dash": "dot"}
-        figure.add_trace(go.Scatter(x=x, y=y_known, mode="lines", line=line, hoverinfo="skip"), row=1, col=column)
+        figure.add_trace(go.Scatter(x=x, y=y_known, mode="lines", line=line, hoverinfo="skip"), row=row, col=column)
 
 
 def _hover(row: SurfaceRow, lrs: Floats, point: int) -> str:
@@ -183,27 +236,33 @@ def _hover(row: SurfaceRow, lrs: Floats, point: int) -> str:
     )
 
 
-def _scaled(info: SurfacesInfo, loss: Floats) -> Floats:
+def _scaled(info: SurfacesInfo, surface: SurfaceInfo, loss: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
+        if info.relative:
+            return np.asarray((loss - surface.best) / (surface.initial - surface.best))
         return np.log10(loss) if info.logarithmic else loss
 
 
 def _colour_axis(info: SurfacesInfo) -> dict[str, object]:
-    low, high = (info.best, info.initial) if info.best < info.initial else (info.best, info.best + 1)
-    if not math.isfinite(low):
-        low, high = 0.0, 1.0
+    low, high = (0.0, 1.0) if info.relative else (info.surfaces[0].best, info.surfaces[0].initial)
+    if not low < high:  # nothing was run, or nothing learned
+        low, high = (low, low + 1) if math.isfinite(low) else (0.0, 1.0)
     values = np.geomspace(low, high, 5) if info.logarithmic else np.linspace(low, high, 5)
     ticks = np.log10(values) if info.logarithmic else values
+    title = "loss above the study's best, share of its drop" if info.relative else "final validation loss"
     return {
         "colorscale": style.LOSS_SCALE,
         "cmin": float(ticks[0]),
         "cmax": float(ticks[-1]),
         "colorbar": {
-            "title": {"text": "final validation loss", "side": "right", "font": {"size": 12, "color": style.MUTED}},
+            "title": {"text": title, "side": "right", "font": {"size": 12, "color": style.MUTED}},
             "tickvals": ticks.tolist(),
-            "ticktext": [number(float(value)) for value in values],
+            "ticktext": [(percent if info.relative else number)(float(value)) for value in values],
             "thickness": 12,
             "outlinewidth": 0,
+            "len": min(1.0, 320 / (CONSTANTS_PIXELS * len(info.surfaces) / info.columns)),
+            "y": 1,
+            "yanchor": "top",
         },
     }
 

@@ -75,7 +75,7 @@ def test_the_first_screen_answers_the_question(open_page: Opener, report: Path) 
 
 
 def test_the_table_has_a_row_for_each_arm_and_no_empty_cell(open_page: Opener, report: Path) -> None:
-    rows = open_page(report).locator("#arms tbody tr")
+    rows = open_page(report).locator("table.arms tbody tr")
     assert rows.count() == 9
     cells = [cell.strip() for row in rows.all() for cell in row.locator("th, td").all_inner_texts()]
     assert len(cells) == 9 * 7

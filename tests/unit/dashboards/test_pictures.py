@@ -70,13 +70,13 @@ class TestSurfaces:
         assert stripe.loss == pytest.approx([0.6, 1.5, 2.0])
         assert stripe.diverged.tolist() == [0, 0.5, 1]
         assert stripe.runs.tolist() == [2, 2, 1]
-        assert (info.best, info.initial) == pytest.approx((0.6, 2.0))
+        assert (info.surfaces[0].best, info.surfaces[0].initial) == pytest.approx((0.6, 2.0))
 
     def test_constants_ascend_and_rules_stand_beside_them(self, summary: Summary) -> None:
         sgd, adam = surfaces_info(summary).surfaces
         assert [row.momentum for row in sgd.constants] == [0, 0.5, 0.9, 0.99]
         assert [row.arm for row in sgd.rules] == ["SGD, adaptive", "SGD, adaptive, smoothing 0.999"]
-        assert (adam.family, len(adam.constants), len(adam.rules)) == ("Adam", 2, 1)
+        assert (adam.title, len(adam.constants), len(adam.rules)) == ("Adam", 2, 1)
 
     def test_each_cell_is_drawn_once_as_a_loss_or_diverged_or_not_run(self, hand_made: Any) -> None:
         studied = hand_made(a=[[0.5, 1.0, NAN, None], [0.7, 3.0, NAN, None]])
@@ -148,14 +148,14 @@ class TestProfilesAndForest:
 
     def test_the_forest_leaves_out_the_baselines(self, summary: Summary) -> None:
         info = forest_info(summary)
-        assert set(info.arms) == {row.arm for row in summary.rows} - set(summary.baselines.values())
+        assert {row.name for row in info.rows} == {row.arm for row in summary.rows} - set(summary.baselines.values())
 
     def test_undecided_differences_are_hollow_and_decided_ones_filled(self, hand_made: Any) -> None:
         better = [[1.5, 0.5 + 0.01 * s, 1.5] for s in range(6)]
         worse = [[1.5, 0.9 + 0.02 * s, 1.5] for s in range(6)]
         for seeds, ending in ((3, "-open"), (6, "")):
             info = forest_info(summarise(*hand_made(base=worse[:seeds], rule=better[:seeds])))
-            assert forest_figure(info).data[0].marker.symbol == f"{info.looks['rule'].marker}{ending}"
+            assert forest_figure(info).data[0].marker.symbol == f"{info.rows[0].look.marker}{ending}"
 
     def test_differences_along_the_learning_rate_by_hand(self, hand_made: Any) -> None:
         base, rule = [[1.0, 0.5, 3.0], [1.2, 0.5, 3.0]], [[0.9, 0.7, 1.0], [0.9, None, 1.0]]
