@@ -76,7 +76,7 @@ def run(
 
         asked = spec.load(study)
         devices = usable(device, workers)
-        with opened(store, create=True) as there:
+        with opened(store, create=True, patient=True) as there:
             planned = put(there, asked)
             tell(f"{asked.name}: {planned.added} cells added, {planned.present} were there already.")
             if there.unfinished(asked.name):
@@ -103,10 +103,14 @@ def plan(
     with explained():
         from studies import spec
         from studies.plan import plan as put
+        from studies.plan import would_plan
 
         asked = spec.load(study)
-        with opened(store, create=not dry_run) as there:
-            planned = put(there, asked, dry_run=dry_run)
+        if dry_run:
+            planned = would_plan(store, asked)
+        else:
+            with opened(store, create=True) as there:
+                planned = put(there, asked)
         verb = "would be added" if dry_run else "added"
         typer.echo(f"{asked.name}: {planned.added} cells {verb}, {planned.present} were there already.")
 
@@ -228,10 +232,16 @@ def tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def opened(url: str | None, *, create: bool = False) -> Store:
+def opened(url: str | None, *, create: bool = False, patient: bool = False) -> Store:
+    """The store. patient: from now on it waits for a database that goes away, and says so."""
     from storage import Store
+    from storage.connection import PATIENCE_SECONDS
 
-    return Store.open(url, create=create)
+    store = Store.open(url, create=create)
+    if not patient:
+        return store
+    store.close()
+    return Store.open(url, create=False, patience_seconds=PATIENCE_SECONDS)
 
 
 def name_of(study: str) -> str:

@@ -275,7 +275,7 @@ class Result:
 
     @property
     def capped_loss(self) -> float:
-        """The loss that metrics and Optuna see: the final loss, or the initial one when the run diverged or did no better.
+        """The loss that metrics and Optuna see: the final loss, or the initial one of a run that did no better.
 
         Wortsman et al. (2023, arXiv 2309.14322, section 2.2) cap the loss at initialisation in the same way.
         """

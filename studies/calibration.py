@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 WIDTHS = {"cpu": (8, 32, 128), "cuda": (8, 32, 128, 512)}
 WARM_UP, TIMED = 2, 6  # steps
-GAIN = 1.05  # a wider pack must train a trial at least so many times faster
+HOPELESS = 1.5  # once a pack is so many times slower per trial than the best, wider ones are not tried
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ def calibrate(study: Study, device: torch.device) -> Choice:
         except Exception as error:  # whatever vmap cannot express: the loop can
             log.info("%s cannot be trained in lanes (%s: %s)", study.workload, type(error).__name__, error)
             break
-        if seconds * (GAIN if best.lanes > 1 else 1.0) > best.seconds_per_step:
+        if seconds > HOPELESS * best.seconds_per_step:
             break
-        best = Choice(width, seconds, loop)
+        if seconds < best.seconds_per_step:
+            best = Choice(width, seconds, loop)
     log.info("%s on %s: %s", study.workload, device, best)
     return best
 

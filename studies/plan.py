@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from storage import Planned, Store, Study
-from studies import workloads
-from studies.catalog import StudyFileError
+from storage import Planned, Store, StoreMissing, Study
 from studies.grid import points
 
-__all__ = ["plan"]
+__all__ = ["plan", "would_plan"]
 
 
-def plan(store: Store, study: Study, *, dry_run: bool = False) -> Planned:
-    """Add the cells that are not there yet; with dry_run only count them.
+def plan(store: Store, study: Study) -> Planned:
+    """Add the cells that are not there yet."""
+    return store.plan(study, points(study))
 
-    Raises StudyFileError when the workload cannot fill one batch, and whatever the store raises.
-    """
+
+def would_plan(url: str | None, study: Study) -> Planned:
+    """What `plan` would do to the store at this address, without doing it; to no store at all, if there is none yet."""
     try:
-        workloads.load(study.workload).batch_order(seed=0, steps=1, batch_size=study.budget.batch_size)
-    except ValueError as error:
-        raise StudyFileError(f"Study {study.name!r}, [budget] batch_size: {error}") from None
-    return store.missing(study, points(study)) if dry_run else store.plan(study, points(study))
+        with Store.open(url, create=False) as store:
+            return store.missing(study, points(study))
+    except StoreMissing:
+        return Planned(added=sum(1 for _ in points(study)), present=0)

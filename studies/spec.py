@@ -160,6 +160,7 @@ def parse(text: str, where: str, name: str) -> Study:
             seeds=tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds),
             text=text,
         )
+        check_batch(study)
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{where}: not valid TOML: {error}.") from None
     except ValidationError as error:
@@ -169,10 +170,19 @@ def parse(text: str, where: str, name: str) -> Study:
     return study
 
 
+def check_batch(study: Study) -> None:
+    """Raise ValueError when the workload's training set does not fill one batch."""
+    try:
+        workloads.load(study.workload).batch_order(seed=0, steps=1, batch_size=study.budget.batch_size)
+    except ValueError as error:
+        raise ValueError(f"[budget] batch_size: {error}") from None
+
+
 def _first_complaint(error: ValidationError) -> str:
     """The most telling of pydantic's complaints as one line: [table] key: what is wrong."""
     complaints = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    first, place = complaints[0], [str(part) for part in complaints[0]["loc"]]
+    first = complaints[0]
+    place = [str(part) for part in first["loc"] if part not in BRANCHES]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"unknown key. {suggestion(place[-1], _keys(place[:-1]))}"
@@ -185,6 +195,9 @@ def _first_complaint(error: ValidationError) -> str:
     where = " ".join([*([f"[{'.'.join(table)}]"] if table else []), *key])
     more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
     return f"{where}: {message}{more}"
+
+
+BRANCHES = ("int", "constrained-int", "list[int]")  # pydantic's names for ways to read one key
 
 
 def _keys(table: list[str]) -> list[str]:

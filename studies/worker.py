@@ -13,11 +13,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 
-from storage import Curve, Outcome, Result, Store, StoreError, Study, Trial, patiently
+from storage import Curve, Outcome, Result, Store, StoreError, Study, Trial
 from studies import lanes, training
 from studies.calibration import calibrate
 from studies.training import Event
@@ -76,7 +76,7 @@ class Worker:
             trials = self.claim(allowed)
             if trials:
                 self.train(trials, in_lanes=self.width > 1)
-            elif not patiently(lambda: self.store.unfinished(self.study.name)):
+            elif not self.store.unfinished(self.study.name):
                 break
             else:
                 time.sleep(POLL_SECONDS)  # others hold the rest; should one of them die, its cells are ours
@@ -90,7 +90,7 @@ class Worker:
     def claim(self, at_most: int | None) -> tuple[Trial, ...]:
         """As many trials as train well together here, never more than at_most."""
         wanted = min(self.width, at_most or self.width)
-        trials = patiently(lambda: self.store.claim(self.study.name, wanted, worker=self.name))
+        trials = self.store.claim(self.study.name, wanted, worker=self.name)
         if any(trial.point.arm not in self.study.arm_names for trial in trials):
             self.study = self.store.study(self.study.name)  # somebody extended the grid
         self.held |= {trial.id: trial for trial in trials}
@@ -134,12 +134,12 @@ class Worker:
 
         A trial whose lease was lost belongs to somebody else by now: nothing of ours is written, and we let go of it.
         """
-        unrecorded = patiently(lambda: self.store.record(measured))
-        unfinished = patiently(lambda: self.store.finish(ended))
+        unrecorded = self.store.record(measured)
+        unfinished = self.store.finish(ended)
         self.finished += len(ended) - len(unfinished)
         for trial, _ in ended:
             self.held.pop(trial.id, None)
-        unrenewed = patiently(lambda: self.store.renew(list(self.held.values())))
+        unrenewed = self.store.renew(list(self.held.values()))
         for trial in {*unrecorded, *unfinished, *unrenewed}:
             log.warning("lost the lease of trial %d: another worker has it", trial.number)
             self.held.pop(trial.id, None)
@@ -166,7 +166,7 @@ class Worker:
                 self.train((trial,), in_lanes=False)
         for trial in self.still_held(pack):
             log.warning("trial %d raised:\n%s", trial.number, error)
-            patiently(partial(self.store.fail, trial, error))
+            self.store.fail(trial, error)
             self.held.pop(trial.id, None)
 
     def still_held(self, pack: Iterable[Trial]) -> tuple[Trial, ...]:
@@ -174,7 +174,7 @@ class Worker:
 
     def give_back(self) -> None:
         """Put everything we hold back into the queue at once."""
-        patiently(lambda: self.store.release(list(self.held.values())))
+        self.store.release(list(self.held.values()))
         self.held.clear()
 
 

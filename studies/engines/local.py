@@ -13,6 +13,7 @@ from types import FrameType
 import torch
 
 from storage import Store, StoreError
+from storage.connection import PATIENCE_SECONDS
 from studies.worker import Worker, dead, worker_name
 
 __all__ = ["Crew", "devices", "work"]
@@ -65,8 +66,9 @@ def work(
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     if threads is not None:
         torch.set_num_threads(threads)
+    Store.open(url, create=False).close()  # a wrong address is a mistake, a database that goes away later is not
     try:
-        with Store.open(url, create=False) as store:
+        with Store.open(url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
             worker = Worker(store, store.study(study), device, lanes, stopped)
             return worker.work(max_trials)
     finally:
