@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + perceptron(norm(x))."""
+    """x + attention(norm(x)), and of that, y + perceptron(norm(y))."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(x)
-        x += self.perceptron(x)
-        return x
+        attended = x + self.attention(x)
+        thought: Tensor = attended + self.perceptron(attended)
+        return thought
 
 
 class GPT(nn.Module):
