@@ -49,6 +49,7 @@ class Group:
         largest s. The moments are made at the first step.
     lr: a number, a tensor of shape (), or one per lane.
     steps: steps taken before this one: one number for all tensors, a tensor of shape (), or one number per tensor.
+    foreach: work on many tensors in one call; without, on one after another.
     fresh: the tensors (by index) whose first moment starts in this step.
     """
 
@@ -67,6 +68,7 @@ class Group:
     decoupled: bool = False
     amsgrad: bool = False
     maximize: bool = False
+    foreach: bool = True
 
     def start(self, rule: Rule) -> None:
         """Make the state of a group that has none, for its first step."""
@@ -81,7 +83,7 @@ class Group:
         kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
         own = (self.params, self.grads, self.first, self.second, self.largest)
         whole = Part(range(len(self.params)), *own, **kept)
-        return [whole] if lanes else list(cut(whole))
+        return [whole] if lanes else list(cut(whole, one_by_one=not self.foreach))
 
 
 def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scalar]:
@@ -191,6 +193,8 @@ class Adam(MomentumOptimizer):
     Raises ValueError for values out of range and for rules that do not fit, with what to do instead.
     """
 
+    kind = "Adam"
+
     def __init__(
         self,
         params: Params,
@@ -255,12 +259,13 @@ class Adam(MomentumOptimizer):
             params=real(params),
             lr=group["lr"],
             grads=real(grads),
-            first=real(first),
-            second=real(kept(states, params, "exp_avg_sq")[0]),
-            largest=real(kept(states, params, "max_exp_avg_sq")[0]) if group["amsgrad"] else [],
+            first=first,
+            second=kept(states, params, "exp_avg_sq")[0],
+            largest=kept(states, params, "max_exp_avg_sq")[0] if group["amsgrad"] else [],
             memory=recall(rule, group, present, states, params),
             steps=counted(states, params, group["capturable"]),
             fresh=fresh,
+            foreach=group["foreach"] is not False,
             b2=group["betas"][1],
             decoupled=group["decoupled_weight_decay"],
             **{name: group[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")},

@@ -64,9 +64,12 @@ def one_or_each(factor: Factor, tensors: Tensors) -> Tensor | list[Tensor] | flo
     if isinstance(factor, float | int):
         # On a CPU, _foreach_mul_ rounds a number to the tensors' bfloat16, but not a tensor of shape ().
         return torch.tensor(factor, dtype=wide(tensors)) if tensors[0].is_cpu else factor
-    if isinstance(factor, Tensor) and factor.ndim == 0 and all(t.device == factor.device for t in tensors):
-        return factor
-    return each(factor, tensors)
+    serves_all = isinstance(factor, Tensor) and factor.ndim == 0 and (factor.is_cpu or one_device([factor, *tensors]))
+    return factor if serves_all else each(factor, tensors)  # type: ignore[return-value]  # mypy loses the isinstance
+
+
+def one_device(tensors: Tensors) -> bool:
+    return len({tensor.device for tensor in tensors}) == 1
 
 
 def each(factor: Factor, tensors: Tensors) -> list[Tensor]:

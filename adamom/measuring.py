@@ -96,7 +96,7 @@ def by_lane(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
 
 def flat(tensors: Tensors) -> Tensors:
     """Small tensors as one, because one call on all is cheaper than one call on each."""
-    return tensors if len(tensors) == 1 else [torch.cat([tensor.reshape(-1) for tensor in tensors])]
+    return tensors if len(tensors) == 1 else [torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors])]
 
 
 def gathered(value: Tensor) -> Tensor:
@@ -141,17 +141,26 @@ class Memory:
         found = {name: sums.product(name) if name in PRODUCTS else sums.norm(name) for name in sums.found}
         self.fresh = ()
         if "displacement" in rule.needs:
-            before = self.displacement
-            found["displacement"] = torch.zeros_like(found["gradient_change"]) if before is None else before
+            found["displacement"] = remembered(self.displacement, found["gradient_change"])
         if "previous_gradient" in rule.needs:
-            before, self.previous_gradient = self.previous_gradient, found["gradient"]
-            found["previous_gradient"] = torch.zeros_like(found["gradient"]) if before is None else before
+            found["previous_gradient"] = remembered(self.previous_gradient, found["gradient"]).clone()
+            self.previous_gradient = renewed(self.previous_gradient, found["gradient"])
         return found
 
     def arrive(self, rule: Rule, sums: Sums, lr: Scalar) -> None:
         """Remember how far the step went."""
         if "displacement" in rule.needs:
-            self.displacement = sums.norm("way") if rule.smoothing else lr * sums.norm("way")
+            way = sums.norm("way")
+            self.displacement = renewed(self.displacement, way if rule.smoothing else lr * way)
+
+
+def remembered(number: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if number is None else number
+
+
+def renewed(number: Tensor | None, value: Tensor) -> Tensor:
+    """The new value, in the old one's memory: a captured graph reads there what it wrote the time before."""
+    return value.clone() if number is None or number.shape != value.shape else number.copy_(value)
 
 
 def keeps_gradient(rule: Rule) -> bool:

@@ -101,6 +101,7 @@ class Rule(ABC):
     smoothing: how long differences are averaged before their norms are taken; 0 for not at all.
     metric: norms as they are, or in the metric of Adam's preconditioner.
     averaging: the velocity is an average of gradients even in SGD, which otherwise sums them.
+    optimizers: where it makes sense; AdamW counts as Adam.
     """
 
     registry: ClassVar[dict[str, type[Rule]]] = {}
@@ -110,7 +111,7 @@ class Rule(ABC):
     smoothing: float = 0.0
     metric: Metric = "raw"
     averaging: ClassVar[bool] = False
-    optimizers: ClassVar[frozenset[str]] = frozenset({"SGD", "Adam", "AdamW"})
+    optimizers: frozenset[str] = frozenset({"SGD", "Adam"})
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -176,6 +177,8 @@ class Secant(Rule):
         check_word(self, "metric", self.metric, get_args(Metric))
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"{type(self).__name__}: smoothing must lie in [0, 1), got {self.smoothing}.")
+        if self.metric == "preconditioned":
+            object.__setattr__(self, "optimizers", frozenset({"Adam"}))
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,7 @@ class ConjugateGradient(Rule):
     formula: Formula = "FR"
     delta: float = 1e-3
     name: ClassVar[str] = "conjugate_gradient"
-    optimizers: ClassVar[frozenset[str]] = frozenset({"SGD"})
+    optimizers = frozenset({"SGD"})
 
     def __post_init__(self) -> None:
         check_delta(self, self.delta)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class MomentumOptimizer(torch.optim.Optimizer):
     a rule of its own is measured alone. A tensor that had no gradient in a step did not move in it and is not measured.
     """
 
+    kind: ClassVar[str]  # "SGD" or "Adam", as rules name the optimizers they fit
     _momenta: tuple[Scalar, ...] = ()
 
     @classmethod
@@ -58,10 +59,9 @@ class MomentumOptimizer(torch.optim.Optimizer):
         """Check the group; words become rules, and constants become the numbers that schedulers may cycle."""
         name = type(self).__name__
         settled = as_rule(self.momentum_of(group))
-        if name in BUILT_IN and name not in settled.optimizers:
-            raise ValueError(f"{name}: {settled} is made for {', '.join(sorted(settled.optimizers))}.")
-        if settled.metric == "preconditioned" and name == "SGD":
-            raise ValueError("SGD has no preconditioner: metric='preconditioned' is for Adam and AdamW. Use 'raw'.")
+        if self.kind not in settled.optimizers:
+            wanted = ", ".join(sorted(settled.optimizers))
+            raise ValueError(f"{name}: {settled} makes sense in {wanted} only. See adamom.HeavyBall for one that fits.")
         check_options(name, group)
         self.check_group(group, settled)
         if isinstance(settled, Fixed):
@@ -146,14 +146,10 @@ class MomentumOptimizer(torch.optim.Optimizer):
                 group["memory"] = {name: value.to(home) for name, value in group["memory"].items()}
 
 
-BUILT_IN = frozenset({"SGD", "Adam", "AdamW"})
-
-
 def with_gradients(name: str, group: ParamGroup) -> tuple[list[int], list[Tensor], list[Tensor]]:
     """The parameters of the group that have a gradient: their indices, they themselves, and their gradients."""
-    present = [i for i, param in enumerate(group["params"]) if param.grad is not None]
-    params = [group["params"][i] for i in present]
-    grads = [param.grad for param in params]
+    found = [(i, param, param.grad) for i, param in enumerate(group["params"]) if param.grad is not None]
+    present, params, grads = (list(column) for column in zip(*found, strict=True))
     if any(grad.is_sparse for grad in grads):
         raise RuntimeError(
             f"adamom.{name} does not take sparse gradients: differences of them are not sparse. "
@@ -167,7 +163,7 @@ def kept(states: Sequence[State], params: Sequence[Tensor], name: str) -> tuple[
     fresh = [i for i, state in enumerate(states) if state.get(name) is None]
     for i in fresh:
         states[i][name] = torch.zeros_like(params[i], memory_format=torch.preserve_format)
-    return [state[name] for state in states], fresh
+    return real([state[name] for state in states]), fresh
 
 
 def recall(rule: Rule, group: ParamGroup, present: list[int], states: Sequence[State], params: list[Tensor]) -> Memory:
@@ -176,8 +172,8 @@ def recall(rule: Rule, group: ParamGroup, present: list[int], states: Sequence[S
     if keeps_gradient(rule):
         memory.previous, memory.fresh = kept(states, params, "previous_grad")
     if rule.smoothing:
-        memory.change, _ = kept(states, params, "change")
-        memory.path, _ = kept(states, params, "path")
+        memory.change, _ = kept(states, params, "grad_change")
+        memory.path, _ = kept(states, params, "param_change")
     for name, value in group.get("memory", {}).items():
         setattr(memory, name, value[present] if partial(rule, group, present) else value)
     return memory
@@ -187,13 +183,11 @@ def keep(rule: Rule, group: ParamGroup, present: list[int], memory: Memory) -> N
     """Put the numbers of the memory back into the group; its tensors were changed in place."""
     for name in ("displacement", "previous_gradient"):
         value = getattr(memory, name)
-        if value is None:
-            continue
-        if partial(rule, group, present):
-            whole = group["memory"].get(name, value.new_zeros(len(group["params"]))).clone()
+        if value is not None and partial(rule, group, present):
+            whole = group["memory"].setdefault(name, value.new_zeros(len(group["params"])))
             whole[present] = value
-            value = whole
-        group["memory"][name] = value
+        elif value is not None:
+            group["memory"][name] = value
 
 
 def partial(rule: Rule, group: ParamGroup, present: list[int]) -> bool:
@@ -203,7 +197,9 @@ def partial(rule: Rule, group: ParamGroup, present: list[int]) -> bool:
 
 def real(tensors: list[Tensor]) -> list[Tensor]:
     """Complex tensors as views of pairs of real ones, as torch.optim treats them."""
-    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    if not any(tensor.is_complex() for tensor in tensors):
+        return tensors
+    return [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors]
 
 
 def check_number(optimizer: str, name: str, value: Any, low: float, high: float = float("inf")) -> None:

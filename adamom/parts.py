@@ -43,8 +43,11 @@ class Part:
 LISTS = [each.name for each in fields(Part)][1:]
 
 
-def cut(whole: Part) -> Iterator[Part]:
-    """The parts of a whole, in the order of its tensors; the pieces are views."""
+def cut(whole: Part, one_by_one: bool = False) -> Iterator[Part]:
+    """The parts of a whole, in the order of its tensors; the pieces are views. one_by_one: no two tensors together."""
+    if one_by_one:
+        yield from (some(whole, i, i + 1) for i in range(len(whole.params)))
+        return
     if torch.compiler.is_compiling() or not whole.params[0].is_cpu or sharded(whole.params[0]):
         yield whole
         return

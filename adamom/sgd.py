@@ -32,6 +32,7 @@ class Group:
 
     params, grads, velocity: as many tensors of the same shapes; the velocity is made at the first step.
     lr: a number, a tensor of shape (), or one per lane.
+    foreach: work on many tensors in one call; without, on one after another.
     fresh: the tensors (by index) whose velocity starts in this step.
     """
 
@@ -45,6 +46,7 @@ class Group:
     dampening: float = 0.0
     nesterov: bool = False
     maximize: bool = False
+    foreach: bool = True
 
     def start(self, rule: Rule) -> None:
         """Make the state of a group that has none, for its first step."""
@@ -56,7 +58,7 @@ class Group:
         """The group's tensors as parts to be worked on one after another."""
         kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
         whole = Part(range(len(self.params)), self.params, self.grads, self.velocity, **kept)
-        return [whole] if lanes else list(cut(whole))
+        return [whole] if lanes else list(cut(whole, one_by_one=not self.foreach))
 
 
 def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scalar]:
@@ -134,6 +136,8 @@ class SGD(MomentumOptimizer):
     Raises ValueError for values out of range and for rules that do not fit, with what to do instead.
     """
 
+    kind = "SGD"
+
     def __init__(
         self,
         params: Params,
@@ -197,9 +201,10 @@ class SGD(MomentumOptimizer):
             params=real(params),
             lr=group["lr"],
             grads=real(grads),
-            velocity=real(velocity),
+            velocity=velocity,
             memory=recall(rule, group, present, states, params),
             fresh=fresh,
+            foreach=group["foreach"] is not False,
             **{name: group[name] for name in ("weight_decay", "dampening", "nesterov", "maximize")},
         )
         return found, present
