@@ -71,7 +71,8 @@ def _forest_rows(summary: Summary, *, several: bool) -> list[ForestRow]:
             look=looks[arm],
             differences={each.statistic: each for each in known if each.arm == arm},
         )
-        for arm in dict.fromkeys(each.arm for each in known)
+        for arm in summary.study.arm_names
+        if any(each.arm == arm for each in known)
     ]
 
 

@@ -197,7 +197,17 @@ def analyse(evidence: Evidence, *, seed: int, resamples: int, baseline: str | No
         _row(grid, cells[grid.arm.name], evidence, scale, seed=seed, resamples=resamples) for grid in evidence.grids
     )
     baselines = _baselines(evidence.study, rows, baseline)
-    differences = compare_arms(cells, baselines, scale, seed=seed, resamples=resamples)
+    differences = tuple(
+        difference
+        for rules in (True, False)  # the arms in question, and the constants among themselves: two families of tests
+        for difference in compare_arms(
+            cells,
+            {row.arm: baselines[row.arm] for row in rows if row.adaptive == rules and row.arm in baselines},
+            scale,
+            seed=seed,
+            resamples=resamples,
+        )
+    )
     return Summary(evidence, scale, rows, baselines, differences, seed, resamples, baseline)
 
 
@@ -337,7 +347,7 @@ def _study_flags(summary: Summary) -> Iterator[Flag]:
     if evidence.strangers:
         yield Flag("outside", "", f"{evidence.strangers} stored trials lie outside the study's grid and are left out.")
     seeds = max((row.seeds for row in summary.rows), default=0)
-    needed = max((difference.needed for difference in summary.differences), default=0)
+    needed = max((each.needed for each in summary.differences), default=0)
     if 0 < seeds < needed:
         yield Flag(
             "few seeds",
