@@ -94,9 +94,7 @@ HELD_BY = (
     .order_by(cells.c.trial_id)
     .with_for_update()
 )
-HOLDERS = (
-    sa.select(cells.c.worker).where(cells.c.study_id == _STUDY, _LEASED).distinct().order_by(cells.c.worker)
-)
+HOLDERS = sa.select(cells.c.worker).where(cells.c.study_id == _STUDY, _LEASED).distinct().order_by(cells.c.worker)
 WAITING = (  # cells that another claim has locked are passed over
     sa.select(
         cells.c.trial_id, cells.c.number, cells.c.arm, cells.c.lr, cells.c.momentum, cells.c.seed, cells.c.attempt
@@ -113,7 +111,7 @@ START = (
     .values(state=sa.literal_column("'RUNNING'"), datetime_start=now_utc())
     .returning(trials.c.trial_id)
 )
-STATES_OF = sa.select(trials.c.trial_id, trials.c.state).where(among(trials.c.trial_id, "ids"))
+STATES_OF = sa.select(trials.c.trial_id, sa.cast(trials.c.state, sa.Text)).where(among(trials.c.trial_id, "ids"))
 LEASE = (
     sa.update(cells)
     .where(among(cells.c.trial_id, "ids"))
@@ -228,7 +226,7 @@ CELL_BY_NUMBER = (
         cells.c.attempt,
         cells.c.outcome,
         cells.c.worker,
-        trials.c.state,
+        sa.cast(trials.c.state, sa.Text),
     )
     .join(trials, trials.c.trial_id == cells.c.trial_id)
     .where(cells.c.study_id == _STUDY, cells.c.number == sa.bindparam("number", type_=sa.Integer))
