@@ -118,7 +118,7 @@ class MomentumOptimizer(torch.optim.Optimizer):
         """
         if not self._momenta:
             raise RuntimeError("There is no momentum yet: no step has been taken.")
-        found = [torch.as_tensor(beta) for beta in self._momenta]
+        found = [beta if isinstance(beta, Tensor) else torch.tensor(beta, dtype=torch.float64) for beta in self._momenta]
         if len(found) == 1:
             return found[0].detach()
         return torch.cat([beta.reshape(-1).to(found[0]) for beta in found])
