@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import resource
 import secrets
 import shutil
 import signal
@@ -35,19 +36,25 @@ PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 @dataclass
 class Postgres:
-    """A running server. settings: lines of postgresql.conf as given to `postgres -c`."""
+    """A running server.
+
+    settings: lines of postgresql.conf as given to `postgres -c`.
+    file_bytes: no file of the server grows beyond this: what a full disk is, seen from a table that has to grow. With
+        an odd number a write ends in the middle of a page, which PostgreSQL reports as a full disk.
+    """
 
     folder: Path
     port: int
     password: str
     settings: dict[str, str]
+    file_bytes: int = resource.RLIM_INFINITY
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, **settings: str) -> Self:
+    def start(cls, *, file_bytes: int = resource.RLIM_INFINITY, **settings: str) -> Self:
         """Make a new cluster in a temporary folder and run it."""
         folder = Path(tempfile.mkdtemp(prefix="adamom-postgres-"))
-        server = cls(folder, _free_port(), secrets.token_urlsafe(16), settings)
+        server = cls(folder, _free_port(), secrets.token_urlsafe(16), settings, file_bytes)
         try:
             server._initialise()
             server.run()
@@ -88,7 +95,7 @@ class Postgres:
             [_binary("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
+            preexec_fn=self._confine,
             **_unprivileged(),
         )
         give_up = time.monotonic() + START_SECONDS
@@ -131,6 +138,12 @@ class Postgres:
                 "logging_collector = on\nlog_directory = 'log'\n"
             )
 
+    def _confine(self) -> None:
+        """In the server's process, before it starts: it dies with us, and its files stay small if they shall."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, self.file_bytes))
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGQUIT)
+
     def _answers(self) -> bool:
         try:
             psycopg.connect(self.url(), connect_timeout=5).close()
@@ -160,11 +173,6 @@ def _unprivileged() -> dict[str, Any]:
 def _hand_over(path: Path) -> None:
     if owner := _unprivileged():
         os.chown(path, owner["user"], owner["group"])
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGQUIT)
 
 
 def _free_port() -> int:
