@@ -205,5 +205,8 @@ def plane_figure(info: PlaneInfo) -> go.Figure:
         hover = f"<b>{plain(arm)}</b><br>Φ %{{x:.3f}}, tuned %{{y:.3f}}<extra></extra>"
         figure.add_trace(go.Scatter(x=[x], y=[y], mode="markers", name=plain(arm), marker=marker, hovertemplate=hover))
     style.layout(figure, height=380)
-    figure.update_xaxes(title=style.axis_label("sensitivity Φ: lost by sharing one learning rate"), rangemode="tozero")
-    return figure.update_yaxes(title=style.axis_label("tuned score"))
+    widest = max(x for x, _ in info.points.values())
+    lowest = min(y for _, y in info.points.values())
+    title = style.axis_label("sensitivity Φ: lost by sharing one learning rate")
+    figure.update_xaxes(title=title, range=[-0.03 * max(widest, 0.1), 1.1 * max(widest, 0.1)])
+    return figure.update_yaxes(title=style.axis_label("tuned score"), range=[min(lowest, 0.9) - 0.03, 1.03])

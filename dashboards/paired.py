@@ -39,10 +39,10 @@ AXES = {
 
 
 class ForestRow(NamedTuple):
-    """One arm against its baseline. name: what the row is called; colour and marker are the arm's."""
+    """One arm against its baseline. against: which baseline, and of which study where there are several."""
 
     name: str
-    baseline: str
+    against: str
     look: Look
     differences: dict[str, Difference]
 
@@ -66,8 +66,8 @@ def _forest_rows(summary: Summary, *, several: bool) -> list[ForestRow]:
     known = [each for each in summary.differences if each.statistic in SHOWN and each.estimate.known]
     return [
         ForestRow(
-            name=f"{summary.study.name}: {arm}" if several else arm,
-            baseline=summary.baselines[arm],
+            name=arm,
+            against=f"{summary.study.name}, " * several + f"against {summary.baselines[arm]}",
             look=looks[arm],
             differences={each.statistic: each for each in known if each.arm == arm},
         )
@@ -89,13 +89,13 @@ def forest_figure(info: ForestInfo) -> go.Figure:
         figure.update_xaxes(title=style.axis_label(f"{AXES[name]}<br>{better}"), nticks=4, row=1, col=column)
     style.layout(figure, height=110 + 38 * len(info.rows))
     figure.update_yaxes(range=[0.4, len(info.rows) + 0.6])
-    labels = [_label(row.name, row.baseline) for row in info.rows]
+    labels = [_label(row.name, row.against) for row in info.rows]
     figure.update_yaxes(tickvals=heights, ticktext=labels, ticks="", row=1, col=1)
     return figure.update_layout(showlegend=False, margin={"l": 240, "r": 16, "t": 16, "b": 70})
 
 
-def _label(arm: str, baseline: str) -> str:
-    quiet = f"<span style='color:{style.MUTED};font-size:10px'>against {plain(_short(baseline, 40))}</span>"
+def _label(arm: str, against: str) -> str:
+    quiet = f"<span style='color:{style.MUTED};font-size:10px'>{plain(_short(against, 46))}</span>"
     return f"{plain(_short(arm, 34))}<br>{quiet}"
 
 
@@ -111,7 +111,7 @@ def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
         y=[height],
         error_x=_error_bar(estimate, look),
         mode="markers",
-        marker={"symbol": symbol, "size": 10, "color": look.colour, "line": {"width": 2}},
+        marker={"symbol": symbol, "size": 10, "color": look.colour, "line": {"width": 2, "color": look.colour}},
         text=[
             f"<b>{plain(difference.arm)}</b>: {number(difference.value)}<br>{plain(difference.baseline)}: "
             f"{number(difference.base)}<br>difference {difference_text(difference)}<br>"

@@ -36,7 +36,16 @@ class Comparison:
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """One computed sentence per study, arm and claim; arms with a rule only, where there are any."""
-        return tuple(text for summary in self.summaries for text in _sentences(summary, len(self.summaries) > 1))
+        return self._spoken(SPOKEN)
+
+    @cached_property
+    def headlines(self) -> tuple[str, ...]:
+        """Those of the sentences that compare basins."""
+        return self._spoken(SPOKEN[:1])
+
+    def _spoken(self, statistics: Sequence[str]) -> tuple[str, ...]:
+        several = len(self.summaries) > 1
+        return tuple(text for summary in self.summaries for text in _sentences(summary, statistics, several))
 
     @cached_property
     def across(self) -> Across | None:
@@ -72,12 +81,12 @@ def compare(summaries: Sequence[Summary], *, baseline: str | None = None) -> Com
     return Comparison(tuple(summaries), baseline)
 
 
-def _sentences(summary: Summary, several: bool) -> Iterator[str]:
+def _sentences(summary: Summary, statistics: Sequence[str], several: bool) -> Iterator[str]:
     rules = {row.arm for row in summary.rows if row.adaptive} & set(summary.baselines)
     compared = rules or set(summary.baselines)
     prefix = f"{summary.study.name}: " if several else ""
     found = {(each.arm, each.statistic): each for each in summary.differences if each.estimate.known}
-    for arm, statistic in product((row.arm for row in summary.rows if row.arm in compared), SPOKEN):
+    for arm, statistic in product((row.arm for row in summary.rows if row.arm in compared), statistics):
         if difference := found.get((arm, statistic)):
             yield prefix + sentence(difference, summary.row(arm), summary.row(difference.baseline))
 

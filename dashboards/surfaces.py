@@ -17,6 +17,8 @@ from dashboards.summary import Summary
 __all__ = ["SurfaceInfo", "SurfaceRow", "SurfacesInfo", "surfaces_figure", "surfaces_info"]
 
 ROW_PIXELS, CONSTANTS_PIXELS = 34, 260
+STRIPE_GAP, GROUP_GAP = 20, 84  # pixels above a strip of rules, and above the next study with its title
+COLOURBAR_PIXELS = 360
 
 
 class SurfaceRow(NamedTuple):
@@ -107,6 +109,7 @@ class _Band(NamedTuple):
     surfaces: tuple[SurfaceInfo, ...]
     rules: bool
     pixels: int
+    gap: int
     first: bool
     last: bool
 
@@ -114,41 +117,43 @@ class _Band(NamedTuple):
 def surfaces_figure(info: SurfacesInfo) -> go.Figure:
     """The surfaces side by side: constants on the scale of log10(1 - beta), rules as stripes below."""
     bands = _bands(info)
-    gap = 26 if len(info.surfaces) <= info.columns else 78
-    height = sum(band.pixels for band in bands) + gap * (len(bands) - 1)
-    figure = make_subplots(
-        rows=len(bands),
-        cols=info.columns,
-        row_heights=[band.pixels for band in bands],
-        vertical_spacing=gap / height,
-        horizontal_spacing=0.13 if info.columns > 1 else 0,
-        subplot_titles=[title for band in bands for title in _titles(band, info.columns)],
-    )
+    figure = make_subplots(rows=len(bands), cols=info.columns, horizontal_spacing=0.13 if info.columns > 1 else 0)
+    height = sum(band.pixels + band.gap for band in bands)
+    bottom = float(height)
     for row, band in enumerate(bands, start=1):
+        bottom -= band.gap + band.pixels
+        domain = [bottom / height, (bottom + band.pixels) / height]
         for column, surface in enumerate(band.surfaces, start=1):
             _draw(figure, info, surface, band, row=row, column=column)
+            figure.update_yaxes(domain=domain, row=row, col=column)
+            if band.first:
+                _title(figure, surface.title, domain[1], row=row, column=column)
     style.layout(figure, height=height + 100)
     figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, ticks="")
     return figure.update_layout(
-        coloraxis=_colour_axis(info), showlegend=False, margin={"l": 104, "r": 20, "t": 40, "b": 60}
+        coloraxis=_colour_axis(info, height), showlegend=False, margin={"l": 104, "r": 20, "t": 40, "b": 60}
     )
 
 
+def _title(figure: go.Figure, text: str, y: float, *, row: int, column: int) -> None:
+    axis = figure.get_subplot(row, column).xaxis.plotly_name.replace("axis", "")
+    place = {"x": 0.5, "xref": f"{axis} domain", "xanchor": "center", "y": y, "yref": "paper", "yanchor": "bottom"}
+    figure.add_annotation(place, text=f"<b>{plain(text)}</b>", showarrow=False, font={"size": 15})
+
+
 def _bands(info: SurfacesInfo) -> list[_Band]:
-    bands = []
+    bands: list[_Band] = []
     for start in range(0, len(info.surfaces), info.columns):
         group = info.surfaces[start : start + info.columns]
         stripes, constants = max(len(surface.rules) for surface in group), any(surface.constants for surface in group)
+        gap = GROUP_GAP if bands else 0
         if constants:
-            bands.append(_Band(group, rules=False, pixels=CONSTANTS_PIXELS, first=True, last=not stripes))
+            bands.append(_Band(group, rules=False, pixels=CONSTANTS_PIXELS, gap=gap, first=True, last=not stripes))
         if stripes:
-            bands.append(_Band(group, rules=True, pixels=stripes * ROW_PIXELS, first=not constants, last=True))
+            gap = STRIPE_GAP if constants else gap
+            pixels = stripes * ROW_PIXELS
+            bands.append(_Band(group, rules=True, pixels=pixels, gap=gap, first=not constants, last=True))
     return bands
-
-
-def _titles(band: _Band, columns: int) -> list[str]:
-    titles = [f"<b>{plain(surface.title)}</b>" if band.first else "" for surface in band.surfaces]
-    return titles + [""] * (columns - len(titles))
 
 
 def _draw(figure: go.Figure, info: SurfacesInfo, surface: SurfaceInfo, band: _Band, *, row: int, column: int) -> None:
@@ -243,7 +248,7 @@ def _scaled(info: SurfacesInfo, surface: SurfaceInfo, loss: Floats) -> Floats:
         return np.log10(loss) if info.logarithmic else loss
 
 
-def _colour_axis(info: SurfacesInfo) -> dict[str, object]:
+def _colour_axis(info: SurfacesInfo, height: int) -> dict[str, object]:
     low, high = (0.0, 1.0) if info.relative else (info.surfaces[0].best, info.surfaces[0].initial)
     if not low < high:  # nothing was run, or nothing learned
         low, high = (low, low + 1) if math.isfinite(low) else (0.0, 1.0)
@@ -260,7 +265,7 @@ def _colour_axis(info: SurfacesInfo) -> dict[str, object]:
             "ticktext": [(percent if info.relative else number)(float(value)) for value in values],
             "thickness": 12,
             "outlinewidth": 0,
-            "len": min(1.0, 320 / (CONSTANTS_PIXELS * len(info.surfaces) / info.columns)),
+            "len": min(1.0, COLOURBAR_PIXELS / height),
             "y": 1,
             "yanchor": "top",
         },

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from dashboards import summarise, write_page
+from dashboards import compare, summarise, write_comparison, write_page
 from tests import synthetic
 
 Opener = Callable[[Path], Page]
@@ -121,3 +121,17 @@ def test_text_of_a_study_can_neither_run_nor_link(open_page: Opener, tmp_path: P
     assert page.locator("main a[href], main a[*|href]").count() == 0
     assert page.locator("h1").inner_text() == HOSTILE
     assert "<b>bold</b>" in page.locator("#lr_curves .legend").first.text_content()
+
+
+def test_studies_side_by_side_are_drawn_on_one_scale(open_page: Opener, tmp_path: Path) -> None:
+    summaries = []
+    for name in ("digits", HOSTILE):
+        study = synthetic.study(9, name=name)
+        summaries.append(summarise(study, *synthetic.trials(study), resamples=50))
+    page = open_page(write_comparison(compare(summaries), tmp_path / "compare.html", command="adamom compare"))
+    read_to_the_end(page)
+    drawn = page.evaluate("[...document.querySelectorAll('.plot')].map((p) => [p.id, p.data.length > 0])")
+    assert drawn == [[name, True] for name in ("forest", "surfaces", "along-0", "along-1", "plane")]
+    assert page.evaluate("document.getElementById('surfaces').data.filter((t) => t.coloraxis).length") == 8
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("table.arms").count() == 2
