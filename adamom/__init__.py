@@ -8,6 +8,9 @@ Needs torch and nothing else.
 
 from . import adam, sgd
 from .adam import Adam, AdamW
+from .adarem import AdaRem
+from .hfac import HFac
+from .mada import MADA
 from .measuring import Memory, Reduction
 from .momentum import (
     AdaptiveMemory,
@@ -22,21 +25,27 @@ from .momentum import (
     rule,
 )
 from .sgd import SGD
+from .signgrad import SigSignGrad, TanhSignGrad
 
 __all__ = [
+    "MADA",
     "SGD",
+    "AdaRem",
     "Adam",
     "AdamW",
     "AdaptiveMemory",
     "ConjugateGradient",
     "Fixed",
+    "HFac",
     "HeavyBall",
     "LearningRateScaled",
     "Memory",
     "NormalizedHeavyBall",
     "Reduction",
     "Rule",
+    "SigSignGrad",
     "Statistics",
+    "TanhSignGrad",
     "adam",
     "quotient",
     "rule",

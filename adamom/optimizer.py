@@ -12,7 +12,19 @@ from torch import Tensor
 from .measuring import Memory, keeps_gradient
 from .momentum import Fixed, Rule, Scalar, as_rule, rule
 
-__all__ = ["MomentumOptimizer", "ParamGroup", "Params", "check_number"]
+__all__ = [
+    "MomentumOptimizer",
+    "ParamGroup",
+    "Params",
+    "State",
+    "check_number",
+    "check_options",
+    "keep",
+    "kept",
+    "real",
+    "recall",
+    "with_gradients",
+]
 
 ParamGroup = dict[str, Any]
 Params = Iterable[Tensor] | Iterable[ParamGroup] | Iterable[tuple[str, Tensor]]
@@ -118,7 +130,7 @@ class MomentumOptimizer(torch.optim.Optimizer):
         """
         if not self._momenta:
             raise RuntimeError("There is no momentum yet: no step has been taken.")
-        found = [beta if isinstance(beta, Tensor) else torch.tensor(beta, dtype=torch.float64) for beta in self._momenta]
+        found = [b if isinstance(b, Tensor) else torch.tensor(b, dtype=torch.float64) for b in self._momenta]
         if len(found) == 1:
             return found[0].detach()
         return torch.cat([beta.reshape(-1).to(found[0]) for beta in found])

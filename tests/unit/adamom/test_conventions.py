@@ -204,8 +204,8 @@ def test_schedules_of_the_rate_leave_everything_finite(build: Build, model: nn.M
 @pytest.mark.parametrize("build", [partial(sgd, "adaptive"), partial(adam, "adaptive")])
 def test_a_schedule_that_cycles_momentum_over_a_rule_is_refused(build: Build, model: nn.Module):
     optimizer = build(model.parameters())
-    with pytest.raises((ValueError, TypeError), match=r"cycle_momentum=False|number"):
-        OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
+    OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
+    with pytest.raises(ValueError, match="cycle_momentum=False"):
         train(model, optimizer, range(1))
 
 
