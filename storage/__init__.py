@@ -8,6 +8,7 @@ with Store.open() as store:
 """
 
 from .connection import DEFAULT_URL, patiently
+from .doctor import Check, doctor
 from .errors import (
     BadExport,
     BadUrl,
@@ -19,6 +20,7 @@ from .errors import (
     StudyChanged,
     StudyMissing,
 )
+from .portable import Imported, export_study, import_study
 from .records import Arm, Axis, Budget, Counts, Curve, Outcome, Planned, Point, Result, Study, Trial
 from .store import LEASE_SECONDS, Store
 
@@ -30,8 +32,10 @@ __all__ = [
     "BadExport",
     "BadUrl",
     "Budget",
+    "Check",
     "Counts",
     "Curve",
+    "Imported",
     "Outcome",
     "Planned",
     "Point",
@@ -46,5 +50,8 @@ __all__ = [
     "StudyChanged",
     "StudyMissing",
     "Trial",
+    "doctor",
+    "export_study",
+    "import_study",
     "patiently",
 ]

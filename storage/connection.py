@@ -273,7 +273,7 @@ def _postgres_trouble(url: URL, state: str, reason: str) -> Trouble:
         return StoreMissing, f"Try: createdb {url.database or 'adamom'}"
     if state in ("42501", "25006") or "read-only" in reason:
         return StoreRefused, "This user may not write here. Try: GRANT ALL ON SCHEMA public TO the user."
-    if state.startswith("53") and state != "53300":
+    if (state.startswith("53") and state != "53300") or "could not extend file" in reason:
         return StoreRefused, "Make room on the server's disk; everything recorded so far is safe."
     if not state or state.startswith(("08", "57P", "53300", "40")):  # no state: no server said it
         return StoreUnavailable, "Is it up?  Try: docker compose up -d postgres"

@@ -14,6 +14,7 @@ from .tables import (
     cells,
     curves,
     intermediate_values,
+    moment,
     now_epoch,
     now_utc,
     params,
@@ -156,6 +157,15 @@ COMPLETE = (
     .where(among(trials.c.trial_id, "ids"))
     .values(state=sa.bindparam("state", type_=trials.c.state.type), datetime_complete=now_utc())
 )
+SET_ATTEMPT = (
+    sa.update(cells).where(among(cells.c.trial_id, "ids")).values(attempt=sa.bindparam("attempt", type_=sa.Integer))
+)
+OPEN_CELLS = (
+    sa.select(cells.c.trial_id, cells.c.number, cells.c.key)
+    .where(cells.c.study_id == _STUDY, _CLAIMABLE)
+    .order_by(cells.c.trial_id)
+    .with_for_update()
+)
 DROP_BROKEN_CURVES = sa.delete(curves).where(
     among(curves.c.trial_id, "ids"),
     curves.c.attempt < sa.select(cells.c.attempt).where(cells.c.trial_id == curves.c.trial_id).scalar_subquery(),
@@ -213,6 +223,11 @@ CURVES = (
     .join(cells, sa.and_(cells.c.trial_id == curves.c.trial_id, cells.c.attempt == curves.c.attempt))
     .where(cells.c.study_id == _STUDY, sa.text("adamom_cells.outcome NOT IN ('waiting', 'lost')"))
     .order_by(curves.c.trial_id, curves.c.first_step)
+)
+MOMENTS = (
+    sa.select(trials.c.trial_id, moment(trials.c.datetime_start), moment(trials.c.datetime_complete))
+    .join(cells, cells.c.trial_id == trials.c.trial_id)
+    .where(cells.c.study_id == _STUDY)
 )
 NEXT_EXPIRY = sa.select(sa.func.min(cells.c.lease_until) - now_epoch()).where(cells.c.study_id == _STUDY, _LEASED)
 CELL_BY_NUMBER = (

@@ -12,6 +12,7 @@ A cell's life, in the store's own verbs:
     sweep     running -> lost              leases that ran out; every claim sweeps, and counts see them as lost before
     bury      running -> lost              what a worker held that somebody saw die
     retry     failed, oom, ... -> waiting  when somebody asks for it
+    restore   waiting, lost -> an outcome  a result that another store has, brought by an import
     adopt     running                      a trial that a process of stock Optuna has started, for our objective in it
 
 The contract:
@@ -31,6 +32,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
@@ -59,9 +61,12 @@ from .statements import (
     HOLDERS,
     LEASE,
     LOCK_CELLS,
+    MOMENTS,
     NEXT_EXPIRY,
+    OPEN_CELLS,
     REQUEUE,
     RETRY,
+    SET_ATTEMPT,
     SETTLE,
     START,
     STATES_OF,
@@ -73,9 +78,9 @@ from .statements import (
     WAITING_IN_FAMILIES,
     WITH_OUTCOMES,
 )
-from .tables import curves, intermediate_values, results, trial_attributes, values
+from .tables import curves, intermediate_values, results, trial_attributes, trials, values
 
-__all__ = ["LEASE_SECONDS", "RETRIES", "Store"]
+__all__ = ["LEASE_SECONDS", "RETRIES", "Moments", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +92,7 @@ OPTUNA = "optuna"  # the worker we write down for a trial that a process of stoc
 
 Measured = tuple[Trial, Curve]
 Ended = tuple[Trial, Result]
+Moments = tuple[str | None, str | None]  # when a trial started and ended, in UTC: "2026-01-31 23:59:59.000000"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -385,6 +391,28 @@ class Store:
                 _requeue(session, ids, Outcome.WAITING)
         return len(ids)
 
+    @_verb
+    def restore(self, name: str, brought: Sequence[tuple[Trial, Curve, Moments]]) -> int:
+        """Give cells that are not finished the results they have elsewhere. Returns how many took one.
+
+        brought: finished trials of another store, known by their points; their ids and numbers mean nothing here.
+        """
+        with self._writing() as session:
+            study_id = self._study_id(session, name)
+            open_cells = {key: (trial_id, number) for trial_id, number, key in session.ask(OPEN_CELLS, study=study_id)}
+            taken = [
+                (
+                    replace(there, id=open_cells[there.point.key][0], number=open_cells[there.point.key][1]),
+                    curve,
+                    moments,
+                )
+                for there, curve, moments in brought
+                if there.point.key in open_cells
+            ]
+            if taken:
+                _restore(session, study_id, taken, self._shown(session, study_id))
+        return len(taken)
+
     # --- read ---------------------------------------------------------------------------------------------------------
 
     @_verb
@@ -429,6 +457,13 @@ class Store:
         """The workers that hold cells of this study, by name. Raises StudyMissing."""
         with self._reading() as session:
             return tuple(worker for (worker,) in session.ask(HOLDERS, study=self._study_id(session, name)))
+
+    @_verb
+    def moments(self, name: str) -> dict[int, Moments]:
+        """When each trial started and ended, by trial id. Raises StudyMissing."""
+        with self._reading() as session:
+            found = session.ask(MOMENTS, study=self._study_id(session, name))
+        return {trial_id: (started, completed) for trial_id, started, completed in found}
 
     def unfinished(self, name: str) -> int:
         """How many cells are waiting, running or lost: while there are any, a worker has a reason to stay."""
@@ -564,6 +599,24 @@ def _complete(session: Session, ended: Sequence[Ended]) -> None:
     if told:
         names = ("trial_id", "objective", "value", "value_type")
         session.insert(values, rows.columns(names, told), replaces=names[:2])
+
+
+def _restore(
+    session: Session, study_id: int, brought: Sequence[tuple[Trial, Curve, Moments]], shown: Collection[int]
+) -> None:
+    for attempt in {trial.attempt for trial, _, _ in brought}:
+        ids = [trial.id for trial, _, _ in brought if trial.attempt == attempt]
+        session.tell(SET_ATTEMPT, ids=ids, attempt=attempt)
+    measured = [(trial, curve) for trial, curve, _ in brought if len(curve)]
+    _append_curves(session, measured)
+    _show_points(session, measured, {trial.id: shown for trial, _ in measured})
+    ended = [(trial, trial.result) for trial, _, _ in brought if trial.result]
+    _settle(session, ended)
+    _describe_results(session, ended)
+    _complete(session, ended)
+    names = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+    dated = [(trial.id, trial.number, mirror.STATES[trial.outcome], *moments) for trial, _, moments in brought]
+    session.insert(trials, {**rows.columns(names, dated), "study_id": study_id}, replaces=("trial_id",))
 
 
 def _by_outcome(ended: Sequence[Ended]) -> Iterator[tuple[Outcome, list[int]]]:

@@ -40,6 +40,7 @@ __all__ = [
     "curves",
     "directions",
     "intermediate_values",
+    "moment",
     "now_epoch",
     "now_utc",
     "optuna_tables",
@@ -66,6 +67,23 @@ class now_utc(GenericFunction[Any]):  # noqa: N801
 
     type = DateTime()
     inherit_cache = True
+
+
+class moment(GenericFunction[str]):  # noqa: N801
+    """moment(column): a timestamp of Optuna's as text, "2026-01-31 23:59:59.000000"."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(moment, "postgresql")
+def _(element: Any, compiler: Any, **how: Any) -> str:
+    return f"to_char({compiler.process(element.clauses, **how)}, 'YYYY-MM-DD HH24:MI:SS.US')"
+
+
+@compiles(moment, "sqlite")
+def _(element: Any, compiler: Any, **how: Any) -> str:
+    return f"{compiler.process(element.clauses, **how)}"
 
 
 @compiles(now_epoch, "postgresql")

@@ -39,8 +39,7 @@ class Postgres:
     """A running server.
 
     settings: lines of postgresql.conf as given to `postgres -c`.
-    file_bytes: no file of the server grows beyond this: what a full disk is, seen from a table that has to grow. With
-        an odd number a write ends in the middle of a page, which PostgreSQL reports as a full disk.
+    file_bytes: no file of the server grows beyond this: what a full disk is, seen from a table that has to grow.
     """
 
     folder: Path

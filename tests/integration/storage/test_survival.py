@@ -234,7 +234,7 @@ class TestLostServer:
     def test_a_full_disk_ends_with_a_clear_line_and_loses_nothing_recorded(
         self, study: Study, points: tuple[Point, ...]
     ) -> None:
-        with Postgres.start(file_bytes=17 * 2**20 + 1) as full, Store.open(full.create_database("adamom")) as store:
+        with Postgres.start(file_bytes=17 * 2**20) as full, Store.open(full.create_database("adamom")) as store:
             store.plan(study, points)
             trials = claim(store, 3)
             store.record([(trials[0], curve([2, 4]))])
