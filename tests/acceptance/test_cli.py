@@ -37,8 +37,8 @@ momentum = [0.9, "adaptive"]
 CELLS = 6 * 2 * 2
 
 # Long enough to be interrupted in the middle.
-LONG = SMALL.replace("steps = 42", "steps = 2100").replace("seeds = 2", "seeds = 3")
-LONG_CELLS = 6 * 2 * 3
+LONG = SMALL.replace("steps = 42", "steps = 1050")
+LONG_CELLS = CELLS
 
 
 def adamom(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
