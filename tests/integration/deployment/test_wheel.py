@@ -56,10 +56,9 @@ def test_wheel_carries_every_file_of_every_room_and_nothing_else(wheel: Path):
 
 
 def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path):
-    whence = "import adamom, studies, storage, dashboards, cli; print(cli.__file__, adamom.__file__)"
+    whence = f"from importlib.util import find_spec; print(*(find_spec(room).origin for room in {(*ROOMS, 'cli')}))"
     assert str(ROOT) not in run(installed, tmp_path, "python", "-c", whence)
     assert "Measure how robust optimizers are" in run(installed, tmp_path, "adamom", "--help")
     assert any(line.startswith("digits ") for line in run(installed, tmp_path, "adamom", "studies").splitlines())
-    assert "cells added" in run(installed, tmp_path, "adamom", "plan", "digits")
-    assert "0 cells would be added" in run(installed, tmp_path, "adamom", "plan", "digits", "--dry-run")
-    assert [file.name for file in tmp_path.iterdir()] == ["adamom.db"]
+    assert "cells would be added" in run(installed, tmp_path, "adamom", "plan", "digits", "--dry-run")
+    assert list(tmp_path.iterdir()) == []
