@@ -17,9 +17,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import metrics, style
+from dashboards.calibration import calibration_figure
 from dashboards.claims import QUESTIONS, Claim, difference_text
 from dashboards.comparison import Difference
 from dashboards.curves import learning_figure, learning_info, lr_curves_figure, lr_curves_info
+from dashboards.interpolation import law_figure
 from dashboards.measures import STATISTICS, TOLERANCE
 from dashboards.paired import along_figure, along_info, forest_figure, forest_info
 from dashboards.profiles import tolerance_figure, tolerance_info, tuning_figure, tuning_info
@@ -100,6 +102,21 @@ CAPTIONS = {
         "how a sampler that learns from its trials would do, and it moves with the grid's window.",
         "no cell has a result yet.",
     ),
+    "law": Caption(
+        "A law of the loss between grid points",
+        "A parametric form of our own fitted to the constant momenta, as the share of the study's drop in loss "
+        "that is achieved; dots are the measured cells on the same scale, and the right panel is how far off the "
+        "law may be.",
+        "anything beyond the grid, and it stands in for no cell: where dot and surface differ, believe the dot.",
+        "it takes 20 grid points with a constant momentum in one family, and something that learned.",
+    ),
+    "calibration": Caption(
+        "Short runs against whole ones",
+        "Each mark is a learning rate of an arm, its loss at a quarter of the budget against its final loss; "
+        "where marks keep their order, short runs can rank learning rates.",
+        "what a run with a schedule made for the short budget would have given.",
+        "it takes learning curves for 20 grid points.",
+    ),
     "learning": Caption(
         "Learning curves",
         "Validation loss along the run at each arm's best learning rate, mean and range over seeds; below, the "
@@ -122,6 +139,10 @@ def figures(summary: Summary) -> dict[str, go.Figure]:
         drawn["forest"] = forest_figure(forest)
     if (along := along_info(summary)).families:
         drawn["along"] = along_figure(along)
+    if summary.laws:
+        drawn["law"] = law_figure(summary.laws)
+    if summary.calibration:
+        drawn["calibration"] = calibration_figure(summary.calibration, style.looks(summary.study.arms))
     if (learning := learning_info(summary)).traces:
         drawn["learning"] = learning_figure(learning)
     return drawn

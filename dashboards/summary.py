@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards import metrics
+from dashboards.calibration import Calibration, calibrate
 from dashboards.claims import Claim, claims, sentence
 from dashboards.comparison import Difference, Estimate, compare_arms
 from dashboards.evidence import ArmGrid, Evidence
+from dashboards.interpolation import LawInfo, law_info
 from dashboards.measures import STATISTICS, Cells, Scale, measure
 from dashboards.style import decades, number
 from storage.records import Counts, Curve, Study, Trial
@@ -149,6 +151,16 @@ class Summary:
         return claims(self)
 
     @cached_property
+    def laws(self) -> tuple[LawInfo, ...]:
+        """A parametric law of the loss per family of constants, with its error on cells left out of the fit."""
+        return law_info(self.evidence, self.scale, seed=self.seed)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How well short runs predict whole ones; None without learning curves."""
+        return calibrate(self.evidence, self.scale, seed=self.seed)
+
+    @cached_property
     def flags(self) -> tuple[Flag, ...]:
         return tuple(_flags(self))
 
@@ -167,6 +179,8 @@ class Summary:
             "arms": [row.as_dict() for row in self.rows],
             "claims": [claim.as_dict() for claim in self.claims],
             "comparisons": [difference.as_dict() for difference in self.differences],
+            "laws": [law.as_dict() for law in self.laws],
+            "calibration": self.calibration.as_dict() if self.calibration else None,
             "flags": [flag.as_dict() for flag in self.flags],
         }
 
