@@ -8,7 +8,7 @@ fused operation; whether many together are faster is for the calibration to meas
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch._decomp import get_decompositions
@@ -32,8 +32,12 @@ def in_known_pieces(device: torch.device) -> Iterator[None]:
 
     On the CPU these are the LSTM of oneDNN, and flash attention, which vmap would run lane after lane.
     """
-    with ExitStack() as stack:
-        if device.type == "cpu":
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    if device.type != "cpu":
         yield
+        return
+    enabled, *_ = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)  # type: ignore[no-untyped-call]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(enabled, _fp32_precision=None)  # type: ignore[no-untyped-call]

@@ -76,6 +76,7 @@ class Pack:
         self.curves: dict[int, list[Curve]] = {trial.id: [] for trial in self.trials}
         self.training, self.validation = self.workload.train.to(device), self.workload.validation.to(device)
         self.model = self.workload.initial_model(0)
+        check(self.model)
         self.load_weights()
         self.load_batches()
         self.slices = list(self.arm_slices())
@@ -211,6 +212,16 @@ PROGRAMS: dict[tuple[str, str, int, int, str], program.Program] = {}
 def moved(rule: adamom.Rule, lanes: slice, whole: Tensor, each: list[Tensor]) -> list[Tensor]:
     """What the optimizer of these lanes works on: their whole rows, unless its rule measures each tensor alone."""
     return [tensor[lanes] for tensor in each] if rule.scope == "tensor" else [whole[lanes]]
+
+
+def check(model: nn.Module) -> None:
+    """Raise ValueError for a model whose parameters cannot be one matrix that is trained as a whole."""
+    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        raise ValueError(
+            f"Lanes train every parameter: {', '.join(frozen)} must not be. Make it a buffer, or use --lanes 1."
+        )
+    if len(types := {parameter.dtype for parameter in model.parameters()}) > 1:
+        raise ValueError(f"Lanes keep all parameters in one type: got {', '.join(map(str, types))}. Use --lanes 1.")
 
 
 def views(flat: Tensor, model: nn.Module) -> list[Tensor]:

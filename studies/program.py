@@ -98,7 +98,8 @@ def compiled(graph: fx.Graph, destinations: int = 0) -> Program:
         write_to_destinations(graph, destinations)
     drop_unused(graph)
     graph.lint()
-    run = fx.GraphModule(nn.Module(), graph).forward
+    constants = graph.owning_module or nn.Module()
+    run = fx.GraphModule(constants, graph).forward
 
     def program(*arguments: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -165,6 +166,10 @@ def transpose_products(graph: fx.Graph) -> None:
             graph.erase_node(product)
 
 
+# Operations that read a tensor however it lies in memory, and whose results lie as if it lay in order.
+ANY_LAYOUT = {aten.gather.default, aten.bmm.default, aten.sum.dim_IntList, aten._log_softmax_backward_data.default}
+
+
 def widen_softmaxes(graph: fx.Graph) -> None:
     """Take log-softmaxes over few classes, and their gradients, along a dimension that is not the last one."""
     for node in calls(graph, aten._log_softmax.default, aten._log_softmax_backward_data.default):
@@ -175,7 +180,11 @@ def widen_softmaxes(graph: fx.Graph) -> None:
         turned = [transposed(graph, node, operand, last - 1, last) for operand in read]
         like = value(node).transpose(last - 1, last).contiguous()
         softmax = insert(graph, node, node.target, (*turned, last - 1, rest), like)
-        substitute(graph, node, transposed(graph, node, softmax, last - 1, last))
+        back = transposed(graph, node, softmax, last - 1, last)
+        substitute(graph, node, back)
+        for user in list(back.users):
+            if user.target not in ANY_LAYOUT and user.args != (back, last - 1, last):
+                user.replace_input_with(back, insert(graph, user, aten.contiguous.default, (back,), value(node)))
 
 
 # Operations that return memory of their own, so that whoever reads them last may write there.
