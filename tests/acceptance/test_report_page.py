@@ -60,7 +60,18 @@ def test_every_picture_is_drawn_without_a_network(open_page: Opener, report: Pat
     read_to_the_end(page)
     drawn = page.evaluate("[...document.querySelectorAll('.plot')].map((p) => [p.id, p.data.length > 0])")
     assert drawn == [
-        [name, True] for name in ("surfaces", "lr_curves", "tolerance", "forest", "along", "tuning", "learning")
+        [name, True]
+        for name in (
+            "surfaces",
+            "lr_curves",
+            "tolerance",
+            "forest",
+            "along",
+            "tuning",
+            "law",
+            "calibration",
+            "learning",
+        )
     ]
 
 

@@ -16,7 +16,17 @@ MAGIC = {".svg": b"<svg", ".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-"}
 def test_every_picture_is_written_in_every_format(summary: Summary, tmp_path: Path) -> None:
     written = write_figures(summary, tmp_path / "figures")
     names = {path.stem for path in written if path.suffix in MAGIC}
-    assert names == {"surfaces", "lr_curves", "tolerance", "forest", "along", "tuning", "learning"}
+    assert names == {
+        "surfaces",
+        "lr_curves",
+        "tolerance",
+        "forest",
+        "along",
+        "law",
+        "calibration",
+        "tuning",
+        "learning",
+    }
     assert len(written) == 2 + 3 * len(names)
     for path in written:
         assert path.read_bytes().startswith(MAGIC.get(path.suffix, b""))
