@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from .elementwise import ElementwiseOptimizer, count, zeros
@@ -34,7 +35,8 @@ def adarem_(
     weight_decay: float,
 ) -> None:
     """One step of a tensor x of any shape and its memory m, in place."""
-    b = g.sign() * m / (m.abs().amax() + eps) if m.numel() else m
+    largest = (m.abs().amax() + eps).clamp(min=torch.finfo(m.dtype).tiny) if m.numel() else 1  # float16 has no 1e-8
+    b = g.sign() * m / largest
     x.sub_(lr * ((1 + decay**t * b) * g + weight_decay * x))
     m.mul_(beta).add_(g, alpha=1 - beta)
 

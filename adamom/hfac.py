@@ -91,4 +91,4 @@ class HFac(ElementwiseOptimizer):
 
 def matrix(tensor: Tensor) -> Tensor:
     """The tensor as a matrix: its first dimension by all others."""
-    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
+    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, math.prod(tensor.shape[1:]))
