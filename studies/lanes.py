@@ -8,9 +8,8 @@ bit on the CPU, and one that is full of NaN leaves the others as they are.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -19,24 +18,44 @@ import torch
 from torch import Tensor, nn
 
 import adamom
-from storage.records import Curve, Study, Trial
+from storage.records import Curve, Point, Study, Trial
 from studies import arms, program, training, workloads
+from studies.checkpoints import Checkpoints, curve_from, curve_state
 from studies.provenance import provenance
 from studies.training import Event
 
 __all__ = ["Pack", "train"]
 
-log = logging.getLogger(__name__)
+ENGINE = "lanes"  # whose checkpoints are whose: a plain loop rounds differently
 
 
-def train(trials: Sequence[Trial], study: Study, device: torch.device) -> Iterator[tuple[Trial, Event]]:
+def train(
+    trials: Sequence[Trial], study: Study, device: torch.device, checkpoints: Checkpoints
+) -> Iterator[tuple[Trial, Event]]:
     """Train these trials as one program; the events of each are those of `training.train`.
+
+    Trials that were interrupted go on from their checkpoints, those that stand at the same step together.
+    """
+    states = {trial.id: checkpoints.load(study, trial.point, ENGINE, device) for trial in trials}
+    stands = {trial.id: int(state["step"]) if (state := states[trial.id]) else 0 for trial in trials}
+    for step in sorted(set(stands.values())):
+        together = [trial for trial in trials if stands[trial.id] == step]
+        pack = Pack(together, study, device)
+        if step:
+            yield from pack.resume({trial.id: state for trial in together if (state := states[trial.id])})
+        else:
+            yield from pack.evaluate()
+        yield from finish(pack, checkpoints)
+
+
+def finish(pack: Pack, checkpoints: Checkpoints) -> Iterator[tuple[Trial, Event]]:
+    """Train a pack to its end.
 
     Nothing is read back from the device between two evaluations, and once for all lanes at each.
     """
-    pack = Pack(trials, study, device)
-    yield from pack.evaluate()
-    for evaluated_at in study.budget.evaluated_at:
+    for evaluated_at in pack.study.budget.evaluated_at:
+        if evaluated_at <= pack.steps:
+            continue
         while pack.steps < evaluated_at:
             pack.step()
             yield pack.trials[0], None
@@ -44,6 +63,8 @@ def train(trials: Sequence[Trial], study: Study, device: torch.device) -> Iterat
         if not any(pack.live):
             return
         pack.compact()
+        if checkpoints.due:
+            checkpoints.save(pack.study, pack.states(), ENGINE)
 
 
 @dataclass
@@ -160,6 +181,36 @@ class Pack:
         """A lane's share of the time since the pack began."""
         return (time.perf_counter() - self.started) / self.packed
 
+    def states(self) -> dict[Point, dict[str, Any]]:
+        """Where every live lane stands, right after an evaluation: all that `resume` needs."""
+        found = {}
+        for part in self.slices:
+            for at, lane in enumerate(range(part.lanes.start, part.lanes.stop)):
+                trial = self.trials[lane]
+                if self.live[lane]:
+                    found[trial.point] = {
+                        "step": self.steps,
+                        "curve": curve_state(Curve.join(self.curves[trial.id])),
+                        "weights": self.weights[lane].clone(),
+                        "buffers": [buffer[lane].clone() for buffer in self.buffers],
+                        "optimizer": lane_state(part.group, at),
+                    }
+        return found
+
+    def resume(self, states: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[Trial, Event]]:
+        """Put every lane where its state (by trial id) says it stood. Yields the curves so far."""
+        mine = [states[trial.id] for trial in self.trials]
+        self.steps = self.evaluated_at = int(mine[0]["step"])
+        self.finite_steps.fill_(self.steps)  # a lane that was not finite had ended
+        self.weights.copy_(torch.stack([state["weights"] for state in mine]))
+        for buffer, *copies in zip(self.buffers, *(state["buffers"] for state in mine), strict=True):
+            buffer.copy_(torch.stack(copies))
+        for part in self.slices:
+            restore(part.group, [state["optimizer"] for state in mine[part.lanes]])
+        for trial, state in zip(self.trials, mine, strict=True):
+            self.curves[trial.id] = [curve_from(state["curve"])]
+            yield trial, self.curves[trial.id][0]
+
     def validate(self) -> tuple[Tensor, Tensor]:
         """Validation loss and accuracy of every lane, tensors of shape (lanes,)."""
         total = torch.zeros(2, len(self.live), device=self.device)
@@ -179,7 +230,8 @@ class Pack:
         ended = [lane for lane, live in enumerate(self.live) if not live]
         lanes = sorted(alive + ended[: width - len(alive)])
         index = torch.tensor(lanes, device=self.device)
-        self.weights, self.buffers = self.weights[index], [buffer[index] for buffer in self.buffers]
+        self.weights, self.grads = self.weights[index], self.grads[index]
+        self.buffers = [buffer[index] for buffer in self.buffers]
         self.shape_views()
         self.slices = [kept for part in self.slices if (kept := self.narrowed(part, lanes))]
         for name in ("seed_of", "losses", "betas", "all_finite", "finite_steps"):
@@ -237,6 +289,35 @@ def narrower(alive: int, packed: int) -> int:
     """The least width on the ladder packed, 3/4, 1/2, 1/4 of it … that holds so many lanes."""
     rungs = [max(1, -(-packed * quarters // 4)) for quarters in (4, 3, 2, 1)]
     return min(rung for rung in rungs if rung >= alive)
+
+
+OUTSIDE = ("params", "grads", "lr", "fresh")  # of an optimizer's state: what the pack has anyway, and first steps
+
+
+def lane_state(state: Any, lane: int) -> dict[str, Any]:
+    """One lane of an optimizer's state, as plain values and tensors that still have their dimension of lanes."""
+    kept: dict[str, Any] = {}
+    for name in (each.name for each in fields(state) if each.name not in OUTSIDE):
+        value = getattr(state, name)
+        if is_dataclass(value):
+            kept[name] = lane_state(value, lane)
+        elif isinstance(value, list):
+            kept[name] = [tensor[lane : lane + 1].clone() for tensor in value]
+        else:
+            kept[name] = value[..., lane : lane + 1].clone() if isinstance(value, Tensor) else value
+    return kept
+
+
+def restore(state: Any, lanes: Sequence[Mapping[str, Any]]) -> None:
+    """Make an optimizer's state the one that these lanes had."""
+    for name, value in lanes[0].items():
+        mine = [lane[name] for lane in lanes]
+        if isinstance(value, Mapping):
+            restore(getattr(state, name), mine)
+        elif isinstance(value, list):
+            setattr(state, name, [torch.cat(tensors) for tensors in zip(*mine, strict=True)])
+        else:
+            setattr(state, name, torch.cat(mine, dim=-1) if isinstance(value, Tensor) else value)
 
 
 def selected(state: Any, lanes: Tensor) -> Any:
