@@ -1,4 +1,4 @@
-"""From the name in a study file to the optimizer that trains: ours, with a constant or a computed momentum."""
+"""From the name in a study file to the optimizer that trains: ours, torch's, or another library's."""
 
 from __future__ import annotations
 
@@ -7,46 +7,62 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 import adamom
 from adamom.momentum import as_rule
 from adamom.optimizer import MomentumOptimizer
 from storage.records import Arm, Axis
+from studies import foreign
 from studies.catalog import suggestion
 
-__all__ = ["OPTIMIZERS", "LaneGroup", "arm", "build", "check", "lane_group", "lane_step", "rule_of"]
+__all__ = ["OPTIMIZERS", "LaneGroup", "arm", "build", "check", "fits_lanes", "lane_group", "lane_step", "rule_of"]
 
 OPTIMIZERS: dict[str, Callable[..., MomentumOptimizer]] = {
     "sgd": adamom.SGD,
     "adam": adamom.Adam,
     "adamw": adamom.AdamW,
 }
+Said = float | str | Mapping[str, Any] | None  # a momentum as a study file says it
 LaneGroup = adamom.sgd.Group | adamom.adam.Group
 
 DAMPED = {"adam", "adamw"}  # their velocity is an average of gradients, not a sum
 SGD_OPTIONS = ("weight_decay", "dampening", "nesterov", "maximize")
+BETA2 = 0.999  # torch.optim's default
 ADAM_OPTIONS = ("weight_decay", "beta2", "eps", "amsgrad", "maximize")
 
 
-def arm(
-    family: str, optimizer: str, momentum: float | str | Mapping[str, Any], lr: Axis, options: Mapping[str, Any]
-) -> Arm:
+def arm(family: str, optimizer: str, momentum: Said, lr: Axis, options: Mapping[str, Any]) -> Arm:
     """One arm of a family, from one entry of its momentum list.
 
-    momentum: a constant, the name of a rule, or a table such as {"rule": "adaptive", "smoothing": 0.999}.
+    momentum: a constant, the name of a rule, a table such as {"rule": "adaptive", "smoothing": 0.999}, or None for
+    whatever another library's optimizer does by itself.
     Raises ValueError saying what is wrong with it, before anything is planned.
     """
-    constant: float | None
-    words: dict[str, Any]
-    if isinstance(momentum, float | int):
-        constant, words, label = float(momentum), {}, f"{momentum:g}"
-    else:
-        constant, words = None, {"rule": momentum} if isinstance(momentum, str) else dict(momentum)
-        label = " ".join(str(value) if key == "rule" else f"{key}={value}" for key, value in words.items())
-    made = Arm(f"{family} {label}", family, optimizer, constant, lr, words, dict(options))
+    constant = float(momentum) if isinstance(momentum, float | int) else None
+    words: dict[str, Any] = {}
+    if isinstance(momentum, str):
+        words = {"rule": momentum}
+    elif isinstance(momentum, Mapping):
+        words = dict(momentum)
+    said = " ".join(str(value) if key == "rule" else f"{key}={value}" for key, value in words.items())
+    label = said if constant is None else f"{constant:g}"
+    made = Arm(f"{family} {label}".strip(), family, optimizer, constant, lr, words, dict(options))
     check(made)
-    return replace(made, damped=optimizer in DAMPED or rule_of(made).averaging)
+    return replace(made, damped=averages(made))
+
+
+def averages(arm: Arm) -> bool:
+    """Whether the arm's velocity is an average of gradients rather than a sum."""
+    if arm.optimizer in OPTIMIZERS:
+        return arm.optimizer in DAMPED or rule_of(arm).averaging
+    return not arm.optimizer.endswith("SGD")
+
+
+def fits_lanes(arm: Arm) -> bool:
+    """Whether the arm's optimizer can train many trials as one program."""
+    return arm.optimizer in OPTIMIZERS
 
 
 def rule_of(arm: Arm) -> adamom.Rule:
@@ -55,17 +71,21 @@ def rule_of(arm: Arm) -> adamom.Rule:
         return as_rule(arm.momentum)
     settings = dict(arm.rule)
     if not isinstance(name := settings.pop("rule", None), str):
-        raise ValueError('a momentum table names its rule, such as { rule = "adaptive", smoothing = 0.999 }')
+        raise ValueError('needs a momentum: a number, or a rule such as { rule = "adaptive", smoothing = 0.999 }')
     return adamom.rule(name, **settings)
 
 
-def build(arm: Arm, parameters: Iterable[nn.Parameter | Tensor], lr: float) -> MomentumOptimizer:
+def build(arm: Arm, parameters: Iterable[Tensor], lr: float) -> Optimizer:
     """The optimizer of a trial. Raises ValueError saying what is wrong with the arm."""
+    if foreign.is_foreign(arm.optimizer):
+        if arm.rule:
+            raise ValueError(f"optimizer {arm.optimizer!r} takes no rule. Those that do: {', '.join(OPTIMIZERS)}.")
+        return foreign.build(arm.optimizer, parameters, lr, arm.momentum, arm.options)
     if arm.optimizer not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {arm.optimizer!r}. {suggestion(arm.optimizer, OPTIMIZERS)}")
-    make = OPTIMIZERS[arm.optimizer]
+        known = suggestion(arm.optimizer, OPTIMIZERS)
+        raise ValueError(f"unknown optimizer {arm.optimizer!r}. {known} Or LIBRARY.CLASS, such as torch.optim.RMSprop.")
     options = dict(arm.options)
-    accepted = _options(arm.optimizer)
+    accepted = ADAM_OPTIONS if arm.optimizer in DAMPED else SGD_OPTIONS
     for key in options:
         if key not in accepted:
             raise ValueError(f"optimizer {arm.optimizer!r} has no option {key!r}. {suggestion(key, accepted)}")
@@ -74,15 +94,7 @@ def build(arm: Arm, parameters: Iterable[nn.Parameter | Tensor], lr: float) -> M
         options["betas"] = (momentum, options.pop("beta2", BETA2))
     else:
         options["momentum"] = momentum
-    return make(parameters, lr=lr, **options)
-
-
-BETA2 = 0.999  # torch.optim's default
-
-
-def _options(optimizer: str) -> list[str]:
-    """What a study file may say beside optimizer, momentum and lr."""
-    return list(ADAM_OPTIONS) if optimizer in DAMPED else list(SGD_OPTIONS)
+    return OPTIMIZERS[arm.optimizer](parameters, lr=lr, **options)
 
 
 def lane_group(arm: Arm, params: list[Tensor], lr: Tensor) -> LaneGroup:

@@ -25,7 +25,7 @@ from studies.catalog import suggestion
 
 __all__ = ["build", "evaluating", "is_foreign", "names", "step"]
 
-LIBRARIES = {"torch.optim": "torch", "pytorch_optimizer": "pytorch_optimizer", "momo": "momo-opt"}
+LIBRARIES = {"adamom": "adamom", "torch.optim": "torch", "pytorch_optimizer": "pytorch_optimizer", "momo": "momo-opt"}
 
 NEEDS_MORE = {  # what each of these wants that a plain training loop does not give
     **dict.fromkeys(["pytorch_optimizer.AdaHessian", "pytorch_optimizer.SophiaH"], "second gradients"),

@@ -30,25 +30,26 @@ ENGINE = "lanes"  # whose checkpoints are whose: a plain loop rounds differently
 
 
 def train(
-    trials: Sequence[Trial], study: Study, device: torch.device, checkpoints: Checkpoints
+    trials: Sequence[Trial], study: Study, device: torch.device, checkpoints: Checkpoints | None = None
 ) -> Iterator[tuple[Trial, Event]]:
     """Train these trials as one program; the events of each are those of `training.train`.
 
     Trials that were interrupted go on from their checkpoints, those that stand at the same step together.
     """
-    states = {trial.id: checkpoints.load(study, trial.point, ENGINE, device) for trial in trials}
-    stands = {trial.id: int(state["step"]) if (state := states[trial.id]) else 0 for trial in trials}
+    found = ((trial.id, checkpoints.load(study, trial.point, ENGINE, device)) for trial in trials if checkpoints)
+    states = {trial_id: state for trial_id, state in found if state}
+    stands = {trial.id: int(states[trial.id]["step"]) if trial.id in states else 0 for trial in trials}
     for step in sorted(set(stands.values())):
         together = [trial for trial in trials if stands[trial.id] == step]
         pack = Pack(together, study, device)
         if step:
-            yield from pack.resume({trial.id: state for trial in together if (state := states[trial.id])})
+            yield from pack.resume(states)
         else:
             yield from pack.evaluate()
         yield from finish(pack, checkpoints)
 
 
-def finish(pack: Pack, checkpoints: Checkpoints) -> Iterator[tuple[Trial, Event]]:
+def finish(pack: Pack, checkpoints: Checkpoints | None) -> Iterator[tuple[Trial, Event]]:
     """Train a pack to its end.
 
     Nothing is read back from the device between two evaluations, and once for all lanes at each.
@@ -63,7 +64,7 @@ def finish(pack: Pack, checkpoints: Checkpoints) -> Iterator[tuple[Trial, Event]
         if not any(pack.live):
             return
         pack.compact()
-        if checkpoints.due:
+        if checkpoints and checkpoints.due:
             checkpoints.save(pack.study, pack.states(), ENGINE)
 
 

@@ -40,7 +40,6 @@ DIGITS_OF_A_RATE = 6  # enough to tell grid points apart, few enough to print an
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Momentum = float | str | dict[str, Any]
 
 
 class _Table(BaseModel):
@@ -85,18 +84,18 @@ class _Arms(_Table):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     optimizer: str
-    momentum: Any
+    momentum: Any = Field(default=None, validate_default=True)
     lr: _Lr | None = None
 
     @field_validator("momentum")
     @classmethod
-    def says_a_momentum(cls, said: Any) -> list[Momentum]:
+    def says_a_momentum(cls, said: Any) -> list[arms.Said]:
         momenta = said if isinstance(said, list) else [said]
         if not momenta:
             raise ValueError("needs at least one momentum")
         for momentum in momenta:
             constant = isinstance(momentum, float | int) and not isinstance(momentum, bool)
-            if not (0 <= momentum < 1 if constant else isinstance(momentum, str | dict)):
+            if not (0 <= momentum < 1 if constant else momentum is None or isinstance(momentum, str | dict)):
                 raise ValueError(
                     f"a momentum is a number in [0, 1), a rule's name such as 'adaptive', or a table such as "
                     f'{{ rule = "adaptive", smoothing = 0.999 }}: got {momentum!r}'

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from storage.records import Budget, Curve, Outcome, Point, Result, Study
-from studies import arms, workloads
+from storage.records import Arm, Budget, Curve, Outcome, Point, Result, Study
+from studies import arms, foreign, workloads
+from studies.checkpoints import Checkpoints, curve_from, curve_state
 from studies.provenance import provenance
 from studies.workloads.workload import Split, accuracy_of, loss_of
 
@@ -21,30 +23,39 @@ __all__ = ["Event", "conclude", "train"]
 Event = Curve | Result | None
 """What a trial has to say: an evaluation, its end, or only that it is still alive."""
 
+ENGINE = "loop"  # whose checkpoints are whose: lanes round differently
 EVALUATION_BATCH = 1024  # validation examples per forward pass: bounds the memory, changes no result we keep
 
 
-def train(point: Point, study: Study, device: torch.device) -> Iterator[Event]:
+def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpoints | None = None) -> Iterator[Event]:
     """Train one cell alone, a plain loop over steps.
 
-    Yields a Curve of one entry after every evaluation, starting with the model at initialisation; None after every
-    step, so that the caller may stop in between; last of all the Result. Nothing is read back from the device between
-    two evaluations.
+    Yields a Curve of one entry after every evaluation, starting with the model at initialisation, or with the whole
+    curve so far of a trial that goes on from its checkpoint; None after every step, so that the caller may stop in
+    between; last of all the Result. Nothing is read back from the device between two evaluations.
     """
     started = time.perf_counter()
     workload, budget = workloads.load(study.workload), study.budget
     training, validation = workload.train.to(device), workload.validation.to(device)
     order = workload.batch_order(point.seed, budget.steps, budget.batch_size).to(device)
     model = workload.initial_model(point.seed).to(device)
-    optimizer = arms.build(study.arm(point.arm), model.parameters(), point.lr)
+    arm = study.arm(point.arm)
+    optimizer = arms.build(arm, model.parameters(), point.lr)
     torch.manual_seed(point.seed)  # for a model that draws random numbers as it trains, other than by nn.Dropout
 
-    curves = [evaluate(model, validation)]
+    state = checkpoints.load(study, point, ENGINE, device) if checkpoints else None
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+    step = int(state["step"]) if state else 0
+    curves = [curve_from(state["curve"]) if state else judge(model, optimizer, validation)]
     yield curves[0]
-    finite_steps = torch.zeros((), dtype=torch.int64, device=device)
+    finite_steps = torch.full((), step, dtype=torch.int64, device=device)
     all_finite = torch.ones((), dtype=torch.bool, device=device)
-    step = 0
     for evaluated_at in budget.evaluated_at:
+        if evaluated_at <= step:
+            continue
         losses, betas = torch.zeros((), device=device), torch.zeros((), device=device)
         steps = evaluated_at - step
         while step < evaluated_at:
@@ -52,19 +63,35 @@ def train(point: Point, study: Study, device: torch.device) -> Iterator[Event]:
             optimizer.zero_grad()
             loss = loss_of(model(training.inputs[batch]), training.targets[batch])
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            foreign.step(optimizer, loss)
             losses += loss.detach()
-            betas += optimizer.last_momentum.mean()
+            betas += momentum_of(optimizer, arm)
             all_finite &= loss.detach().isfinite()
             finite_steps += all_finite
             step += 1
             yield None
-        curves.append(evaluate(model, validation, step, losses / steps, betas / steps))
+        curves.append(judge(model, optimizer, validation, step, losses / steps, betas / steps))
         yield curves[-1]
         if not all_finite:
             break
+        if checkpoints and checkpoints.due:
+            state = {"step": step, "curve": curve_state(Curve.join(curves)), "random": torch.get_rng_state()}
+            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoints.save(study, {point: state}, ENGINE)
     ran_on = provenance(device, engine="loop", data=workload.data_hash)
     yield conclude(Curve.join(curves), int(finite_steps), budget, time.perf_counter() - started, ran_on)
+
+
+def momentum_of(optimizer: Optimizer, arm: Arm) -> float | Tensor:
+    """The beta of the last step, its mean where tensors have their own; nan where an optimizer does not say."""
+    last = getattr(optimizer, "last_momentum", None)
+    return last.mean() if last is not None else math.nan if arm.momentum is None else arm.momentum
+
+
+def judge(model: nn.Module, optimizer: Optimizer, *rest: Any) -> Curve:
+    """`evaluate`, with the weights in place that the optimizer wants to be judged by."""
+    with foreign.evaluating(optimizer):
+        return evaluate(model, *rest)
 
 
 @torch.no_grad()

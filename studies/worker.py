@@ -18,8 +18,9 @@ from functools import cached_property
 import torch
 
 from storage import Curve, Outcome, Result, Store, StoreError, Study, Trial
-from studies import lanes, training
+from studies import arms, lanes, training
 from studies.calibration import calibrate
+from studies.checkpoints import Checkpoints
 from studies.training import Event
 
 __all__ = ["Worker", "dead", "worker_name"]
@@ -55,6 +56,7 @@ class Worker:
     """One worker of one study on one device.
 
     lanes: how many trials to train as one program; None measures what is fastest here; 1 is the plain loop.
+    checkpoints: where long trials leave what another worker can go on from.
     stopped: asked after every training step; True means give everything back and return.
     """
 
@@ -63,6 +65,7 @@ class Worker:
     device: torch.device
     lanes: int | None = None
     stopped: Callable[[], bool] = lambda: False
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     name: str = field(default_factory=worker_name)
     held: dict[int, Trial] = field(default_factory=dict)
     finished: int = 0
@@ -75,7 +78,9 @@ class Worker:
                 break
             trials = self.claim(allowed)
             if trials:
-                self.train(trials, in_lanes=self.width > 1)
+                packed, plain = partition(trials, self.study) if self.width > 1 else ((), trials)
+                self.train(packed, in_lanes=True)
+                self.train(plain, in_lanes=False)
             elif not self.store.unfinished(self.study.name):
                 break
             else:
@@ -117,7 +122,7 @@ class Worker:
         recorded_at = time.monotonic()
         if not pack:
             return
-        for trial, event in engine(pack, self.study, self.device):
+        for trial, event in engine(pack, self.study, self.device, self.checkpoints):
             if isinstance(event, Curve):
                 measured.append((trial, event))
             elif isinstance(event, Result):
@@ -139,6 +144,7 @@ class Worker:
         self.finished += len(ended) - len(unfinished)
         for trial, _ in ended:
             self.held.pop(trial.id, None)
+            self.checkpoints.drop(self.study, trial.point)
         unrenewed = self.store.renew(list(self.held.values()))
         for trial in {*unrecorded, *unfinished, *unrenewed}:
             log.warning("lost the lease of trial %d: another worker has it", trial.number)
@@ -178,11 +184,21 @@ class Worker:
         self.held.clear()
 
 
-Engine = Callable[[Sequence[Trial], Study, torch.device], Iterator[tuple[Trial, Event]]]
+def partition(trials: Iterable[Trial], study: Study) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
+    """The trials whose optimizer can work in lanes, and the others."""
+    able: dict[bool, list[Trial]] = {True: [], False: []}
+    for trial in trials:
+        able[arms.fits_lanes(study.arm(trial.point.arm))].append(trial)
+    return tuple(able[True]), tuple(able[False])
 
 
-def one_by_one(trials: Sequence[Trial], study: Study, device: torch.device) -> Iterator[tuple[Trial, Event]]:
+Engine = Callable[[Sequence[Trial], Study, torch.device, Checkpoints], Iterator[tuple[Trial, Event]]]
+
+
+def one_by_one(
+    trials: Sequence[Trial], study: Study, device: torch.device, checkpoints: Checkpoints
+) -> Iterator[tuple[Trial, Event]]:
     """The plain loop, for these trials one after another."""
     for trial in trials:
-        for event in training.train(trial.point, study, device):
+        for event in training.train(trial.point, study, device, checkpoints):
             yield trial, event
