@@ -25,7 +25,6 @@ __all__ = ["LIGHT", "Calibration", "calibrate", "calibration_figure"]
 
 LIGHT = 0.25  # of the budget
 LEAST_POINTS = 20
-LARGEST_FIT = 300  # grid points: a Gaussian process costs their number cubed
 
 
 class Calibration(NamedTuple):
@@ -93,14 +92,12 @@ def _inputs(grid: ArmGrid, light: Floats) -> Floats:
 
 
 def _held_out(inputs: Floats, heavy: Floats, *, seed: int) -> tuple[float, float, float]:
-    generator = np.random.default_rng(seed)
-    fold = generator.permutation(len(heavy)) % FOLDS
+    fold = np.random.default_rng(seed).permutation(len(heavy)) % FOLDS
     light, squared = inputs[:, 2], np.empty((3, len(heavy)))
     for each in range(FOLDS):
-        seen, hidden = np.flatnonzero(fold != each), fold == each
-        seen = generator.permutation(seen)[:LARGEST_FIT]
+        seen, hidden = fold != each, fold == each
         correction = light[seen] - heavy[seen]
-        fitted = np.clip(GaussianProcess.fit(inputs[seen], correction).predict(inputs[hidden])[0], 0, None)
+        fitted = GaussianProcess.fit(inputs[seen], correction, seed=seed).predict(inputs[hidden])[0].clip(min=0)
         for row, guess in enumerate(
             (light[hidden], light[hidden] - max(correction.mean(), 0.0), light[hidden] - fitted)
         ):

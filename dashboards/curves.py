@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+DENSE = 120  # points beyond which markers run into each other
+
+
 class LrCurve(NamedTuple):
     """One arm's final loss at each learning rate that has been run: arrays of shape (points run,).
 
@@ -141,7 +144,7 @@ def _lr_traces(curve: LrCurve, x: Floats, look: Look, *, labelled: bool, group: 
     line = go.Scatter(
         x=x,
         y=curve.mean,
-        mode="lines+markers",
+        mode="lines+markers" if len(x) <= DENSE else "lines",
         name=plain(curve.arm),
         line={"color": look.colour, "dash": look.dash, "width": 2},
         marker={"symbol": look.marker, "size": 6, "color": look.colour},

@@ -6,7 +6,7 @@ share of the budget,
     drop = A sigmoid((x - a) / w) sigmoid((b - x) / v)
     A = c0 + c1 z + c2 z^2 + c3 t        what is gained on the plateau
     a = a0 + a1 z + a2 t                 below a, the budget ends before anything is learned
-    b = b0 + b1 z + b2 t                 above b, runs diverge
+    b = b0 + b1 z + b2 t + b3 z^2        above b, runs diverge
 
 where drop = (L0 - L) / (L0 - L*) is 0 at initialisation and 1 at the study's best. The law draws what lies between grid
 points; it never stands in for a cell, and its error on cells left out of the fit is printed beside it.
@@ -32,6 +32,8 @@ SHARES = (0.25, 0.5, 1.0)  # of the budget: a run seen early is a shorter run, w
 FOLDS = 5
 LEAST_POINTS = 20  # fewer grid points than twice the law's parameters say nothing about it
 RIDGE = 1e-2  # keeps what the data do not determine, such as a slope in momentum of one momentum, where it started
+WIDTHS = slice(7, 9)  # where log w and log v stand among the parameters
+STEEPEST, FLATTEST = 0.04, 2.0  # decades: no edge is steeper than a grid resolves or wider than a grid is
 
 
 class Samples(NamedTuple):
@@ -99,7 +101,7 @@ def _curves(grid: ArmGrid, evidence: Evidence, scale: Scale) -> list[Floats]:
 
 
 class SurfaceLaw(NamedTuple):
-    """The fitted law. parameters: a0 a1 a2, b0 b1 b2, log w, log v, c0 c1 c2 c3. covariance: of these."""
+    """The fitted law. parameters: a0 a1 a2, b0 b1 b2 b3, log w, log v, c0 c1 c2 c3. covariance: of these."""
 
     parameters: Floats
     covariance: Floats
@@ -113,7 +115,9 @@ class SurfaceLaw(NamedTuple):
         def residuals(parameters: Floats) -> Floats:
             return np.concatenate([_drop(parameters, cells.inputs) - cells.drop, RIDGE * (parameters - start)])
 
-        found = least_squares(residuals, start, loss="soft_l1", f_scale=0.1, max_nfev=200)
+        low, high = np.full(len(start), -np.inf), np.full(len(start), np.inf)
+        low[WIDTHS], high[WIDTHS] = np.log(STEEPEST), np.log(FLATTEST)
+        found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=200)
         misfit = _drop(found.x, cells.inputs) - cells.drop
         noise = float(np.sqrt((misfit**2).sum() / max(len(misfit) - len(start), 1)))
         return cls(found.x, noise**2 * np.linalg.inv(found.jac.T @ found.jac), noise)
@@ -131,9 +135,9 @@ class SurfaceLaw(NamedTuple):
 
 def _drop(parameters: Floats, inputs: Floats) -> Floats:
     x, z, t = inputs.T
-    a0, a1, a2, b0, b1, b2, w, v, c0, c1, c2, c3 = parameters
+    a0, a1, a2, b0, b1, b2, b3, w, v, c0, c1, c2, c3 = parameters
     plateau = c0 + c1 * z + c2 * z**2 + c3 * t
-    a, b = a0 + a1 * z + a2 * t, b0 + b1 * z + b2 * t
+    a, b = a0 + a1 * z + a2 * t, b0 + b1 * z + b2 * t + b3 * z**2
     return np.asarray(plateau * expit((x - a) / np.exp(w)) * expit((b - x) / np.exp(v)))
 
 
@@ -143,7 +147,7 @@ def _start(cells: Samples) -> Floats:
     effective = whole.x - whole.z
     good = effective[whole.drop > 0.5]
     low, high = (good.min(), good.max()) if len(good) else (effective.min(), effective.max())
-    return np.array([low, 1, -1, high + 0.1, 1, 0, np.log(0.2), np.log(0.05), 1, 0, 0, 0], dtype=float)
+    return np.array([low, 1, -1, high + 0.1, 1, 0, 0, np.log(0.2), np.log(0.05), 1, 0, 0, 0], dtype=float)
 
 
 def held_out_errors(cells: Samples, *, seed: int) -> HeldOut:
@@ -156,7 +160,7 @@ def held_out_errors(cells: Samples, *, seed: int) -> HeldOut:
         seen, hidden = cells.at(of_cell != each), cells.at((of_cell == each) & (cells.t == 0))
         guesses = (
             SurfaceLaw.fit(seen).predict(hidden.inputs)[0],
-            GaussianProcess.fit(seen.inputs, seen.drop).predict(hidden.inputs)[0],
+            GaussianProcess.fit(seen.inputs, seen.drop, seed=seed).predict(hidden.inputs)[0],
             _nearest(seen, hidden),
         )
         for errors, guess in zip(squared, guesses, strict=True):

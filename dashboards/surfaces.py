@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from dashboards import metrics, style
@@ -19,6 +20,7 @@ __all__ = ["SurfaceInfo", "SurfaceRow", "SurfacesInfo", "surfaces_figure", "surf
 ROW_PIXELS, CONSTANTS_PIXELS = 34, 260
 STRIPE_GAP, GROUP_GAP = 20, 84  # pixels above a strip of rules, and above the next study with its title
 COLOURBAR_PIXELS = 360
+DENSE = 60  # learning rates beyond which a cell is too narrow for a gap and a mark of its own
 
 
 class SurfaceRow(NamedTuple):
@@ -187,38 +189,44 @@ def _panel(
     row: int,
     column: int,
 ) -> None:
-    """Three layers that share no cell (a loss, diverged, not run), and a cross wherever some seed diverged."""
-    lrs = surface.lrs
-    loss, diverged = np.array([each.loss for each in rows]), np.array([each.diverged for each in rows])
-    runs = np.array([each.runs for each in rows])
+    """Three layers that share no cell (a loss, diverged, not run), and a mark wherever some seed diverged."""
     order = np.argsort(y)
-    mostly, empty = diverged >= 0.5, runs == 0
-    text = [[_hover(each, lrs, point) for point in range(len(lrs))] for each in rows]
-    shape = {"x": x_edges, "y": _edges(np.sort(y)), "xgap": 1, "ygap": 1, "hovertemplate": "%{text}<extra></extra>"}
-    texts = [text[index] for index in order]
-    for mask, colour in ((empty, style.NOT_RUN), (mostly, style.DIVERGED)):
-        if mask.any():
-            z = np.where(mask, 1.0, np.nan)[order]
-            flat = {"colorscale": [[0, colour], [1, colour]], "showscale": False}
-            figure.add_trace(go.Heatmap(z=z, text=texts, **flat, **shape), row=row, col=column)
-    z = np.where(mostly | empty, np.nan, _scaled(info, surface, loss))[order]
-    figure.add_trace(go.Heatmap(z=z, text=texts, coloraxis="coloraxis", **shape), row=row, col=column)
-    crossed = np.argwhere(diverged > 0)
-    figure.add_trace(
-        go.Scatter(
-            x=lrs[crossed[:, 1]],
-            y=np.array(y)[crossed[:, 0]],
-            mode="markers",
-            marker={
-                "symbol": ["x-thin" if mostly[tuple(cell)] else "circle" for cell in crossed],
-                "size": 8,
-                "color": style.DIVERGED,
-                "line": {"width": 1.4, "color": style.PAPER},
-            },
-            hoverinfo="skip",
-        ),
-        row=row,
-        col=column,
+    rows, y = tuple(rows[index] for index in order), [y[index] for index in order]
+    loss, diverged = np.array([each.loss for each in rows]), np.array([each.diverged for each in rows])
+    empty, mostly = np.array([each.runs for each in rows]) == 0, diverged >= 0.5
+    gap = 1 if len(surface.lrs) <= DENSE else 0
+    shape = {"x": x_edges, "y": _edges(np.array(y)), "xgap": gap, "ygap": 1, "hovertemplate": "%{text}<extra></extra>"}
+    layers: list[tuple[NDArray[np.bool_], Floats, dict[str, object]]] = [
+        (empty, np.ones_like(loss), _flat(style.NOT_RUN)),
+        (mostly, np.ones_like(loss), _flat(style.DIVERGED)),
+        (~(mostly | empty), _scaled(info, surface, loss), {"coloraxis": "coloraxis"}),
+    ]
+    for shown, values, look in layers:
+        if shown.any():
+            cells = {"z": np.where(shown, values, np.nan), "text": _hovers(rows, surface.lrs, shown)}
+            figure.add_trace(go.Heatmap(**cells, **look, **shape), row=row, col=column)
+    figure.add_trace(_crosses(surface.lrs, np.array(y), diverged), row=row, col=column)
+
+
+def _flat(colour: str) -> dict[str, object]:
+    return {"colorscale": [[0, colour], [1, colour]], "showscale": False}
+
+
+def _crosses(lrs: Floats, y: Floats, diverged: Floats) -> go.Scatter:
+    """A cross where half the seeds or more diverged, a dot where fewer did; on a dense grid only every few cells."""
+    every = -(-len(lrs) // DENSE)
+    cells = np.argwhere((diverged > 0) & (np.arange(len(lrs)) % every == 0))
+    return go.Scatter(
+        x=lrs[cells[:, 1]],
+        y=y[cells[:, 0]],
+        mode="markers",
+        marker={
+            "symbol": ["x-thin" if diverged[tuple(cell)] >= 0.5 else "circle" for cell in cells],
+            "size": 8,
+            "color": style.DIVERGED,
+            "line": {"width": 1.4, "color": style.PAPER},
+        },
+        hoverinfo="skip",
     )
 
 
@@ -229,6 +237,14 @@ def _frontier(figure: go.Figure, rows: tuple[SurfaceRow, ...], y: list[float], r
         x, y_known = zip(*known, strict=True)
         line = {"color": style.INK, "width": 2, "dash": "dot"}
         figure.add_trace(go.Scatter(x=x, y=y_known, mode="lines", line=line, hoverinfo="skip"), row=row, col=column)
+
+
+def _hovers(rows: tuple[SurfaceRow, ...], lrs: Floats, shown: NDArray[np.bool_]) -> list[list[str]]:
+    """What each cell says under the pointer; "" for cells of another layer."""
+    return [
+        [_hover(row, lrs, point) if seen else "" for point, seen in enumerate(mask)]
+        for row, mask in zip(rows, shown.tolist(), strict=True)
+    ]
 
 
 def _hover(row: SurfaceRow, lrs: Floats, point: int) -> str:

@@ -12,7 +12,7 @@ from dashboards.calibration import _held_out
 from dashboards.gaussian_process import GaussianProcess
 from dashboards.law import Samples, SurfaceLaw, _drop, held_out_errors, samples
 
-TRUTH = np.array([-1.0, 0.9, -0.7, 0.8, 1.0, 0.05, np.log(0.25), np.log(0.1), 0.95, 0.02, -0.01, -0.05])
+TRUTH = np.array([-1.0, 0.9, -0.7, 0.8, 1.0, 0.05, 0.1, np.log(0.25), np.log(0.1), 0.95, 0.02, -0.01, -0.05])
 
 
 @pytest.fixture(scope="module")
