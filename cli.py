@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +24,8 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-    from dashboards import Estimate, Summary
-    from storage import Counts, Store, Trial
+    from dashboards import Archived, Estimate, Summary
+    from storage import Counts, Store
 
 YES, NO, MISUSED, INTERRUPTED = 0, 1, 2, 130
 REFRESH_SECONDS = 0.25
@@ -47,6 +48,10 @@ StoreOption = Annotated[
     typer.Option("--store", metavar="URL", help="The database. Default: ADAMOM_STORE, else ./adamom.db."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …; auto takes GPUs if there are any.")]
+CheckpointsOption = Annotated[
+    Path,
+    typer.Option("--checkpoints", metavar="DIR", help="Where long trials leave what another worker can go on from."),
+]
 LanesOption = Annotated[
     int | None,
     typer.Option("--lanes", min=1, help="Trials trained as one program. Default: measured; 1 is a plain loop."),
@@ -61,6 +66,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = Path("."),
     device: DeviceOption = "auto",
     lanes: LanesOption = None,
+    checkpoints: CheckpointsOption = Path("adamom-checkpoints"),
 ) -> None:
     """Plan a study, train what is missing, and write the report.
 
@@ -71,7 +77,7 @@ def run(
     with explained():
         page = writable(out) / "report.html"
         from studies import spec
-        from studies.engines import Crew
+        from studies.engines import Crew, Job
         from studies.plan import plan as put
 
         asked = spec.load(study)
@@ -80,12 +86,13 @@ def run(
             planned = put(there, asked)
             tell(f"{asked.name}: {planned.added} cells added, {planned.present} were there already.")
             if there.unfinished(asked.name):
-                with Crew(store, asked.name, devices, lanes) as crew:
+                with Crew(Job(store, asked.name, lanes, checkpoints), devices) as crew:
                     follow(there, asked.name, crew.alive)
-            summary = reported(there, asked.name, page)
-        print_table(summary)
+        told = measured(store, asked.name)
+        publish(told, page)
+        print_table(told.summary)
         tell(f"Report: {page}")
-    raise typer.Exit(verdict(summary.counts))
+    raise typer.Exit(verdict(told.summary.counts))
 
 
 @app.command()
@@ -122,6 +129,7 @@ def work(
     device: DeviceOption = "auto",
     max_trials: Annotated[int | None, typer.Option("--max-trials", min=1, help="Stop after so many.")] = None,
     lanes: LanesOption = None,
+    checkpoints: CheckpointsOption = Path("adamom-checkpoints"),
 ) -> None:
     """Be one worker, until nothing is left.
 
@@ -131,9 +139,10 @@ def work(
     """
     with explained():
         name = name_of(study)
-        from studies import engines
+        from studies.engines import Job
+        from studies.engines import work as be_a_worker
 
-        finished = engines.work(store, name, usable(device, 1)[0], lanes, max_trials)
+        finished = be_a_worker(Job(store, name, lanes, checkpoints), usable(device, 1)[0], max_trials)
         typer.echo(f"{name}: {finished} trials finished here.")
 
 
@@ -160,28 +169,165 @@ def status(
 
 @app.command()
 def report(
-    study: StudyArgument,
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study of the store.")] = None,
     store: StoreOption = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("report.html"),
+    archive: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Write the page of a report.json again, without a store."),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Also each picture as SVG, PNG and PDF, and the table."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Every metric as JSON on stdout; no page.")] = False,
 ) -> None:
     """Write the report of a study as one HTML page.
 
-    A study still running gives a report of what is there; what is not there is called "not run".
+    Beside the page lies a .json of the same name with every cell, from which --from writes the page again. A study
+    still running gives a report of what is there; what is not there is called "not run".
 
-    Example: adamom report digits --out digits.html
+    Example: adamom report digits --out digits.html --figures figures
     """
     with explained():
-        name = name_of(study)
+        if (study is None) == (archive is None):
+            raise MisuseError("Say which report: a STUDY of the store, or --from a report.json, not both.")
         if not as_json:
             writable(out.parent)
-        with opened(store) as there:
-            summary = reported(there, name, None if as_json else out)
+        if figures:
+            writable(figures)
+        told = archived(archive) if archive else measured(store, name_of(study or ""))
         if as_json:
-            typer.echo(json.dumps(summary.as_dict(), indent=2, allow_nan=False))
+            typer.echo(json.dumps(told.summary.as_dict(), indent=2, allow_nan=False))
         else:
-            print_table(summary)
+            publish(told, out)
+            print_table(told.summary)
             tell(f"Report: {out}")
+        if figures:
+            draw(told.summary, figures)
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY…", help="Studies of the store, or report.json files.")],
+    store: StoreOption = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="ARM", help="Compare every arm with it.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("comparison.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Every comparison as JSON on stdout; no page.")] = False,
+) -> None:
+    """Compare arms, within one study or across several, side by side.
+
+    Example: adamom compare digits digits-cnn --baseline "sgd 0.9" --out both.html
+    """
+    with explained():
+        if not as_json:
+            writable(out.parent)
+        from dashboards import compare as put_side_by_side
+        from dashboards import write_comparison
+
+        summaries = [
+            (archived(Path(word)) if word.endswith(".json") else measured(store, name_of(word))).summary
+            for word in studies
+        ]
+        try:
+            comparison = put_side_by_side(summaries, baseline=baseline)
+        except (KeyError, ValueError) as error:
+            raise MisuseError(str(error.args[0])) from None
+        if as_json:
+            typer.echo(json.dumps(comparison.as_dict(), indent=2, allow_nan=False))
+        else:
+            write_comparison(comparison, out, command=command_line())
+            for line in comparison.sentences:
+                typer.echo(line)
+            tell(f"Comparison: {out}")
+
+
+@app.command()
+def retry(
+    study: StudyArgument,
+    store: StoreOption = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Cells whose code raised.")] = False,
+    oom: Annotated[bool, typer.Option("--oom", help="Cells that did not fit on the device.")] = False,
+    pruned: Annotated[bool, typer.Option("--pruned", help="Cells that were stopped early.")] = False,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="Cells whose worker is silent; claims do so by themselves.")
+    ] = False,
+) -> None:
+    """Queue finished cells again, by outcome; failed ones if nothing is said.
+
+    A diverged run is a result and is not tried again.
+
+    Example: adamom retry digits --failed --oom
+    """
+    with explained():
+        from storage import Outcome
+
+        wanted = {Outcome.FAILED: failed, Outcome.OOM: oom, Outcome.PRUNED: pruned, Outcome.LOST: lost}
+        outcomes = [outcome for outcome, said in wanted.items() if said] or [Outcome.FAILED]
+        name = name_of(study)
+        with opened(store) as there:
+            again = there.retry(name, outcomes)
+        typer.echo(f"{name}: {again} cells are in the queue again. Try: adamom work {name}")
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="trials.parquet, .csv or .json: the suffix decides.")
+    ],
+    store: StoreOption = None,
+) -> None:
+    """Write a study, with every trial and curve, to one file.
+
+    Example: adamom export digits --to digits.parquet
+    """
+    with explained():
+        from storage import export_study
+
+        name = name_of(study)
+        with opened(store) as there:
+            cells = export_study(there, name, to)
+        typer.echo(f"{name}: {cells} cells are in {to}.")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `adamom export` wrote.")],
+    store: StoreOption = None,
+) -> None:
+    """Bring an exported study into this store.
+
+    What the store has already stays as it is.
+
+    Example: adamom import digits.parquet --store postgresql://adamom@db/adamom
+    """
+    with explained():
+        from storage import import_study
+
+        with opened(store, create=True) as there:
+            brought = import_study(there, file)
+        typer.echo(f"{file}: {brought.planned.added} cells added, {brought.results} results brought.")
+
+
+@app.command()
+def doctor(store: StoreOption = None) -> None:
+    """Check what the service stands on: the store, the devices, the software.
+
+    Exit code 1 when something needs attention.
+
+    Example: adamom doctor --store postgresql://adamom@db/adamom
+    """
+    with explained():
+        from storage import doctor as examined
+        from studies.engines import inventory
+
+        checks = examined(store)
+        for line in (*checks, *inventory()):
+            typer.echo(str(line))
+    raise typer.Exit(YES if all(check.ok for check in checks) else NO)
 
 
 @app.command()
@@ -272,24 +418,47 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def reported(store: Store, name: str, page: Path | None) -> Summary:
-    """The study's numbers, and the page when one is wanted."""
-    from dashboards import summarise, write_page
+def measured(url: str | None, name: str) -> Archived:
+    """The numbers of a study of the store."""
+    from dashboards import Archived, summarise
 
-    trials = store.trials(name)
-    summary = summarise(store.study(name), trials, store.curves(name))
-    if page is not None:
-        write_page(summary, page, command=shlex.join(["adamom", *sys.argv[1:]]), provenance=provenance(trials))
-    return summary
+    with opened(url) as store:
+        summary = summarise(store.study(name), store.trials(name), store.curves(name))
+    return Archived(summary, command_line(), {})
 
 
-def provenance(trials: Iterable[Trial]) -> dict[str, str]:
-    """What the trials ran on: everything each of them said, once."""
-    said: dict[str, dict[str, None]] = {}
-    for trial in trials:
-        for key, value in (trial.result.provenance if trial.result else {}).items():
-            said.setdefault(key, {})[str(value)] = None
-    return {key: ", ".join(values) for key, values in said.items()}
+def archived(file: Path) -> Archived:
+    """The numbers of a report.json."""
+    from dashboards import read_json
+
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise MisuseError(str(error)) from None
+
+
+def command_line() -> str:
+    """What was typed, for the small print. A password has no business there."""
+    return re.sub(r"(://[^:@/ ]*):[^@ ]*@", r"\1@", shlex.join(["adamom", *sys.argv[1:]]))
+
+
+def publish(told: Archived, page: Path) -> None:
+    """Write the page, and beside it the file it can be written from again."""
+    from dashboards import write_json, write_page
+
+    write_page(told.summary, page, command=told.command, provenance=told.provenance)
+    write_json(told.summary, page.with_suffix(".json"), command=told.command, provenance=told.provenance)
+
+
+def draw(summary: Summary, folder: Path) -> None:
+    """Write every picture for a paper. Raises MisuseError where there is nothing to draw with."""
+    from dashboards import FigureError, write_figures
+
+    try:
+        drawn = write_figures(summary, folder)
+    except FigureError as error:
+        raise MisuseError(f"--figures: {error}") from None
+    tell(f"Figures: {len(drawn)} files in {folder}")
 
 
 def verdict(counts: Counts) -> int:

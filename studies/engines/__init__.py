@@ -1,5 +1,5 @@
 """Where workers run."""
 
-from studies.engines.local import Crew, devices, work
+from studies.engines.local import Crew, Job, devices, inventory, work
 
-__all__ = ["Crew", "devices", "work"]
+__all__ = ["Crew", "Job", "devices", "inventory", "work"]

@@ -7,16 +7,19 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 
 import torch
 
 from storage import Store, StoreError
 from storage.connection import PATIENCE_SECONDS
+from studies.checkpoints import FOLDER, Checkpoints
 from studies.worker import Worker, dead, worker_name
 
-__all__ = ["Crew", "devices", "work"]
+__all__ = ["Crew", "Job", "devices", "inventory", "work"]
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +48,32 @@ def devices(wanted: str, workers: int | None) -> list[torch.device]:
     return [there[i % len(there)] for i in range(workers or len(there))]
 
 
-def work(
-    url: str | None, study: str, device: torch.device, lanes: int | None = None, max_trials: int | None = None,
-    threads: int | None = None, parent: int | None = None,
-) -> int:  # fmt: skip
+def inventory() -> list[str]:
+    """What there is to train on, a line for each: for `adamom doctor`."""
+    cores = f"device: cpu, {len(os.sched_getaffinity(0))} cores"
+    cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    found = [f"device: cuda:{i}, {card.name}, {card.total_memory / 2**30:.0f} GiB" for i, card in enumerate(cards)]
+    return [f"torch: {torch.__version__}", cores, *(found or ["device: no GPU that torch can use"])]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a crew is told.
+
+    url: of the store. study: its name. lanes: None to measure how many. checkpoints: a folder for those of long trials.
+    """
+
+    url: str | None
+    study: str
+    lanes: int | None = None
+    checkpoints: Path = FOLDER
+
+
+def work(job: Job, device: torch.device, max_trials: int | None = None, parent: int | None = None) -> int:
     """Be one worker in this process until nothing is left, or until SIGTERM or Ctrl-C: then give everything back.
 
-    threads: how many CPU threads torch may use. parent: stop as well when the process of that number is gone.
+    On the CPU a worker uses one core, however many it sees, unless OMP_NUM_THREADS says otherwise: then workers do not
+    fight, and no result depends on the machine's size. parent: stop as well when the process of that number is gone.
     Returns the number of trials finished.
     """
     told = False
@@ -64,13 +86,13 @@ def work(
         return told or (parent is not None and os.getppid() != parent)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    if threads is not None:
-        torch.set_num_threads(threads)
-    Store.open(url, create=False).close()  # a wrong address is a mistake, a database that goes away later is not
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    Store.open(job.url, create=False).close()  # a wrong address is a mistake, a database that goes away later is not
     try:
-        with Store.open(url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
-            worker = Worker(store, store.study(study), device, lanes, stopped)
-            return worker.work(max_trials)
+        with Store.open(job.url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
+            study, checkpoints = store.study(job.study), Checkpoints(job.checkpoints)
+            return Worker(store, study, device, job.lanes, stopped, checkpoints).work(max_trials)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -82,15 +104,15 @@ class Crew:
     Use as a context manager: leaving it asks the workers to give back what they hold, and waits for them.
     """
 
-    def __init__(self, url: str | None, study: str, devices: Sequence[torch.device], lanes: int | None = None) -> None:
-        self.url, self.study, self.devices, self.lanes = url, study, list(devices), lanes
+    def __init__(self, job: Job, devices: Sequence[torch.device]) -> None:
+        self.job, self.devices = job, list(devices)
         self.processes: list[BaseProcess] = []
         self.restarts_left = RESTARTS * len(devices)
 
     def __enter__(self) -> Crew:
-        with Store.open(self.url, create=False) as store:  # what an earlier crew held when it was killed
-            for worker in filter(dead, store.holders(self.study)):
-                store.bury(self.study, worker)
+        with Store.open(self.job.url, create=False) as store:  # what an earlier crew held when it was killed
+            for worker in filter(dead, store.holders(self.job.study)):
+                store.bury(self.job.study, worker)
         self.processes = [self._start(device) for device in self.devices]
         return self
 
@@ -116,30 +138,23 @@ class Crew:
                 raise ChildProcessError(f"Workers were killed {RESTARTS} times each, last by signal {-code}.")
             self.restarts_left -= 1
             log.warning("worker %s was killed by signal %d: starting another", process.pid, -code)
-            with Store.open(self.url, create=False) as store:
-                store.bury(self.study, worker_name(process.pid))
+            with Store.open(self.job.url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
+                store.bury(self.job.study, worker_name(process.pid))
             self.processes[i] = self._start(self.devices[i])
         return any(process.exitcode is None for process in self.processes)
 
     def _start(self, device: torch.device) -> BaseProcess:
-        # Workers on the CPU share its cores evenly; one thread each is fastest for small models.
-        on_cpu = sum(other.type == "cpu" for other in self.devices)
-        threads = max(1, len(os.sched_getaffinity(0)) // on_cpu) if device.type == "cpu" else None
         process = multiprocessing.get_context("spawn").Process(
-            target=_work,
-            args=(self.url, self.study, device, self.lanes, threads, os.getpid()),
-            daemon=True,
+            target=_work, args=(self.job, device, os.getpid()), daemon=True
         )
         process.start()
         return process
 
 
-def _work(
-    url: str | None, study: str, device: torch.device, lanes: int | None, threads: int | None, parent: int
-) -> None:
+def _work(job: Job, device: torch.device, parent: int) -> None:
     """A worker process from beginning to end: errors of the store are one line, ours a traceback."""
     try:
-        work(url, study, device, lanes, threads=threads, parent=parent)
+        work(job, device, parent=parent)
     except StoreError as error:
         log.error("%s", error)
         raise SystemExit(2) from None
