@@ -30,7 +30,7 @@ DEFAULT_URL = "sqlite:///adamom.db"
 STORE_VARIABLE = "ADAMOM_STORE"
 
 VERSION_TABLE = "adamom_version"
-OUR_SCHEMAS = ("0001",)  # the revisions in migrations/versions, oldest first
+OUR_SCHEMAS = ("0001", "0002")  # the revisions in migrations/versions, oldest first
 OPTUNA_SCHEMA = "v3.2.0.a"  # the revision in Optuna's own alembic_version
 SUPPORTED_POSTGRES = 150_000  # server_version_num of PostgreSQL 15.0
 
@@ -106,12 +106,12 @@ def _begin_sqlite(connection: Connection) -> None:
 # --- schema -----------------------------------------------------------------------------------------------------------
 
 
-def prepare(engine: Engine) -> None:
+def prepare(engine: Engine, revision: str = OUR_SCHEMAS[-1]) -> None:
     """Make or upgrade the schema, Optuna's tables first; many processes may do so at once, one does the work.
 
     Raises StoreForeign when the tables there were made by a version we do not know.
     """
-    if schema(engine) == (OPTUNA_SCHEMA, OUR_SCHEMAS[-1]):
+    if schema(engine) == (OPTUNA_SCHEMA, revision):
         return
     if engine.dialect.name == "sqlite":
         _write_ahead(engine)
@@ -122,7 +122,7 @@ def prepare(engine: Engine) -> None:
         if optuna is None:
             _create_optuna(connection)
         _refuse_foreign(engine.url, optuna, ours)
-        upgrade(connection)
+        _upgrade(connection, revision)
 
 
 def _write_ahead(engine: Engine) -> None:
@@ -152,8 +152,7 @@ def _create_optuna(connection: Connection) -> None:
     connection.execute(sa.insert(revisions).values(version_num=OPTUNA_SCHEMA))
 
 
-def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Move our tables to this revision of migrations/versions, in the connection's transaction."""
+def _upgrade(connection: Connection, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -41,10 +41,15 @@ class Session:
 
     def ask(self, statement: sa.Executable, **given: Any) -> list[tuple[Any, ...]]:
         """The rows that this statement returns."""
-        text, parameters = self._prepared(statement, given)
-        if self.backend == "postgresql":
-            return list(self._driver.execute(text, parameters, binary=True).fetchall())
-        return list(self._driver.execute(text, parameters).fetchall())
+        return self.send(statement, **given)()
+
+    def send(self, statement: sa.Executable, **given: Any) -> Callable[[], list[tuple[Any, ...]]]:
+        """Ask without waiting: what comes back waits for the answer and returns its rows."""
+        binary = {"binary": True} if self.backend == "postgresql" else {}
+        answer: Callable[[], list[tuple[Any, ...]]] = self._driver.execute(
+            *self._prepared(statement, given), **binary
+        ).fetchall
+        return answer
 
     def tell(self, statement: sa.Executable, **given: Any) -> None:
         """Execute a statement that returns nothing."""

@@ -141,7 +141,7 @@ EXTEND_LEASES = (  # a lease that has lost less than a quarter is left as it is:
 COUNT_FAILURE = (
     sa.update(cells)
     .where(among(cells.c.trial_id, "ids"))
-    .values(failures=cells.c.failures + sa.literal_column("1"))
+    .values(failures=cells.c.failures + sa.literal_column("1"), last_error=sa.bindparam("error", type_=sa.Text))
     .returning(cells.c.failures)
 )
 
@@ -198,7 +198,9 @@ FORGET_POINTS = sa.delete(intermediate_values).where(among(intermediate_values.c
 FORGET_RESULTS = tuple(
     sa.delete(table).where(among(table.c.trial_id, "ids")) for table in (results, curves, values, trial_attributes)
 )
-FORGET_FAILURES = sa.update(cells).where(among(cells.c.trial_id, "ids")).values(failures=sa.literal_column("0"))
+FORGET_FAILURES = (
+    sa.update(cells).where(among(cells.c.trial_id, "ids")).values(failures=sa.literal_column("0"), last_error=sa.null())
+)
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -223,6 +225,9 @@ CURVES = (
     .join(cells, sa.and_(cells.c.trial_id == curves.c.trial_id, cells.c.attempt == curves.c.attempt))
     .where(cells.c.study_id == _STUDY, sa.text("adamom_cells.outcome NOT IN ('waiting', 'lost')"))
     .order_by(curves.c.trial_id, curves.c.first_step)
+)
+ERRORS = sa.select(cells.c.trial_id, cells.c.last_error).where(
+    cells.c.study_id == _STUDY, cells.c.last_error.is_not(None)
 )
 MOMENTS = (
     sa.select(trials.c.trial_id, moment(trials.c.datetime_start), moment(trials.c.datetime_complete))

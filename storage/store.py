@@ -52,6 +52,7 @@ from .statements import (
     COUNTS_OF_STUDY,
     CURVES,
     DROP_BROKEN_CURVES,
+    ERRORS,
     EXPIRED,
     EXTEND_LEASES,
     FORGET_FAILURES,
@@ -126,6 +127,7 @@ class Store:
         self._patience_seconds = patience_seconds
         self._on_wait = on_wait
         self._asked_at = time.monotonic()
+        self._study_ids: dict[str, int] = {}  # as last seen by name; whoever finds nothing looks again
         self._shown_steps: dict[int, frozenset[int]] = {}  # by study id; a study's budget never changes
 
     @classmethod
@@ -246,18 +248,25 @@ class Store:
         """
         chosen: dict[str, Any] = {} if families is None else {"families": list(families)}
         waiting = WAITING if families is None else WAITING_IN_FAMILIES
+        lease = {"worker": worker, "seconds": lease_seconds}
         with self._writing() as session:
-            study_id = self._study_id(session, name)
-            _sweep(session, study_id)
-            while found := session.ask(waiting, study=study_id, k=k, **chosen):
+            study_id = self._study_ids.get(name) or self._study_id(session, name)
+            expired = session.send(EXPIRED, study=study_id)
+            found = session.ask(waiting, study=study_id, k=k, **chosen)
+            if back := [trial_id for (trial_id,) in expired()]:
+                _requeue(session, back, Outcome.LOST)
+                found = session.ask(waiting, study=study_id, k=k, **chosen)
+            while found:
                 ids = [row[0] for row in found]
-                started = {trial_id for (trial_id,) in session.ask(START, ids=ids)}
-                if started:
-                    session.tell(LEASE, ids=list(started), worker=worker, seconds=lease_seconds)
-                if len(started) < len(ids):
-                    _yield_to_optuna(session, [trial_id for trial_id in ids if trial_id not in started])
-                if started:
-                    return tuple(rows.claimed(*row) for row in found if row[0] in started)
+                started = session.send(START, ids=ids)
+                session.tell(LEASE, ids=ids, **lease)
+                ours = {trial_id for (trial_id,) in started()}
+                if len(ours) < len(ids):
+                    _yield_to_optuna(session, [trial_id for trial_id in ids if trial_id not in ours])
+                if ours:
+                    return tuple(rows.claimed(*row) for row in found if row[0] in ours)
+                found = session.ask(waiting, study=study_id, k=k, **chosen)
+            self._study_id(session, name)  # is it still there?
         return ()
 
     @_verb
@@ -336,7 +345,7 @@ class Store:
                 return Outcome.LOST
             if not held:  # finished by this very attempt: the answer of an earlier ask got lost
                 return Outcome.FAILED
-            ((failures,),) = session.ask(COUNT_FAILURE, ids=[trial.id])
+            ((failures,),) = session.ask(COUNT_FAILURE, ids=[trial.id], error=error)
             if failures <= retries:
                 _requeue(session, [trial.id], Outcome.WAITING)
                 return Outcome.WAITING
@@ -453,6 +462,12 @@ class Store:
         }
 
     @_verb
+    def errors(self, name: str) -> dict[int, str]:
+        """Traceback of the last attempt that raised, by trial id; the cell may be fine by now. Raises StudyMissing."""
+        with self._reading() as session:
+            return dict(session.ask(ERRORS, study=self._study_id(session, name)))
+
+    @_verb
     def holders(self, name: str) -> tuple[str, ...]:
         """The workers that hold cells of this study, by name. Raises StudyMissing."""
         with self._reading() as session:
@@ -512,8 +527,12 @@ class Store:
     def _study_id(self, session: Session, name: str) -> int:
         found = session.ask(STUDY_ID, name=name)
         if not found:
+            self._study_ids.pop(name, None)
             self._no_such_study(session, name)
-        return int(found[0][0])
+        study_id = int(found[0][0])
+        if self._backend == "postgresql":  # SQLite may use the id of a deleted study again
+            self._study_ids[name] = study_id
+        return study_id
 
     def _no_such_study(self, session: Session, name: str) -> NoReturn:
         known = ", ".join(known for (known,) in session.ask(STUDY_NAMES)) or "none"

@@ -203,6 +203,7 @@ cells = Table(
     Column("outcome", Text, nullable=False),
     Column("attempt", Integer, nullable=False, server_default="0"),  # claims so far: the fencing token
     Column("failures", Integer, nullable=False, server_default="0"),  # attempts that ended in an exception
+    Column("last_error", Text),  # the traceback of the last of them
     Column("worker", Text),
     Column("lease_seconds", Double),
     Column("lease_until", Double),  # seconds since 1970, by the database's clock

@@ -61,8 +61,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("trial_id", "attempt", "first_step"),
         sa.ForeignKeyConstraint(["trial_id"], ["adamom_cells.trial_id"], ondelete="CASCADE"),
     )
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("ALTER TABLE adamom_curves ALTER entries SET STORAGE EXTERNAL")  # noisy floats do not compress
     claimable, leased = sa.text("outcome IN ('waiting', 'lost')"), sa.text("outcome = 'running'")
     for name, columns, where in (
         ("adamom_cells_queue", ["study_id", "trial_id"], claimable),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,15 @@ def study() -> Study:
 @pytest.fixture
 def points(study: Study) -> tuple[Point, ...]:
     return grid(study)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A place for a store with nothing in it, not even a schema."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'new.db'}"
+    else:
+        yield request.getfixturevalue("postgres_url")
 
 
 def grid(study: Study) -> tuple[Point, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import sql
 
 from storage import (
     BadExport,
@@ -198,7 +199,6 @@ class TestDoctor:
 
     def test_a_read_only_server_is_found(self, postgres: Postgres, postgres_url: str) -> None:
         Store.open(postgres_url).close()
-        from psycopg import sql
 
         name = sql.Identifier(postgres_url.rsplit("/", 1)[1])
         postgres.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))

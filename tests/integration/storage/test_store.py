@@ -222,6 +222,17 @@ class TestLease:
         assert store.sweep("digits") == 0
         assert store.counts("digits") == Counts(waiting=14, lost=4)
 
+    def test_what_a_dead_worker_held_is_lost_at_once_when_somebody_saw_it_die(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points)
+        dead, alive = claim(store, 2, worker="dead"), claim(store, 3, worker="alive")
+        assert store.holders("digits") == ("alive", "dead")
+        assert store.bury("digits", "dead") == 2
+        assert store.holders("digits") == ("alive",)
+        assert store.counts("digits") == Counts(waiting=13, running=3, lost=2)
+        assert store.finish([(trial, CONVERGED) for trial in (*dead, *alive)]) == dead
+
     def test_next_expiry_is_none_when_nothing_runs(self, store: Store, study: Study, points: tuple[Point, ...]) -> None:
         store.plan(study, points)
         assert store.next_expiry("digits") is None
@@ -288,6 +299,7 @@ class TestFinish:
             became.append(store.fail(trial, f"Traceback {attempt}"))
         assert became == [Outcome.WAITING, Outcome.WAITING, Outcome.FAILED]
         assert claim(store, 1) == ()
+        assert store.errors("digits") == {trial.id: "Traceback 3"}
         assert repr(store.trials("digits")[0].result) == repr(Result(Outcome.FAILED, error="Traceback 3"))
 
     def test_a_release_is_not_a_failure(self, store: Store, study: Study, points: tuple[Point, ...]) -> None:

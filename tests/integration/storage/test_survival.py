@@ -16,11 +16,21 @@ from threading import Event, Thread
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from psycopg import sql
 
-from storage import Counts, Curve, Planned, Point, Store, StoreRefused, StoreUnavailable, Study
-from storage.connection import OUR_SCHEMAS, connect, parse, prepare, upgrade
+from storage import (
+    Counts,
+    Curve,
+    Outcome,
+    Planned,
+    Point,
+    Store,
+    StoreForeign,
+    StoreRefused,
+    StoreUnavailable,
+    Study,
+)
+from storage.connection import OPTUNA_SCHEMA, OUR_SCHEMAS, connect, parse, prepare, schema
 from tests.postgres import Postgres
 
 from .conftest import CONVERGED, curve, grid
@@ -295,27 +305,32 @@ class TestManyAtOnce:
 
 
 class TestUpgrade:
-    def test_a_store_of_the_first_schema_keeps_its_trials(
-        self, store: Store, store_url: str, study: Study, points: tuple[Point, ...]
+    def test_a_store_of_the_previous_schema_is_upgraded_and_keeps_its_trials(
+        self, empty_url: str, study: Study, points: tuple[Point, ...]
     ) -> None:
-        store.plan(study, points)
-        trials = claim(store, 2)
-        store.record([(trials[0], curve([2, 4]))])
-        store.finish([(trials[0], CONVERGED)])
-        before = repr(store.trials("digits")), store.curves("digits"), store.study("digits")
-        engine = connect(parse(store_url))
-        with engine.begin() as connection:
-            connection.execute(sa.text("UPDATE adamom_version SET version_num = '0001'"))
-            upgrade(connection)
-        prepare(engine)
-        with Store.open(store_url, create=False) as upgraded:
-            assert (repr(upgraded.trials("digits")), upgraded.curves("digits"), upgraded.study("digits")) == before
-            assert upgraded.finish([(trials[1], CONVERGED)]) == ()
+        engine = connect(parse(empty_url))
+        prepare(engine, "0001")
+        with Store(engine) as old:
+            old.plan(study, points)
+            trials = claim(old, 2)
+            old.record([(trials[0], curve([2, 4]))])
+            old.finish([(trials[0], CONVERGED)])
+            before = repr(old.trials("digits")), old.curves("digits"), old.study("digits")
+        with pytest.raises(StoreForeign, match=r"has schema 0001 of an older adamom. Try: adamom plan"):
+            Store.open(empty_url, create=False)
+        with Store.open(empty_url) as store:
+            assert (repr(store.trials("digits")), store.curves("digits"), store.study("digits")) == before
+            assert store.fail(trials[1], "Traceback") is Outcome.WAITING
+            assert store.errors("digits") == {trials[1].id: "Traceback"}
+        assert schema(engine) == (OPTUNA_SCHEMA, OUR_SCHEMAS[-1])
 
-    def test_the_newest_schema_is_the_one_we_expect(self, store: Store) -> None:
-        with store._engine.connect() as connection:
-            found = connection.execute(sa.text("SELECT version_num FROM adamom_version")).scalar()
-        assert found == OUR_SCHEMAS[-1]
+    def test_eight_processes_upgrade_at_once(self, empty_url: str) -> None:
+        prepare(connect(parse(empty_url)), "0001")
+        with ThreadPoolExecutor(8) as threads:
+            stores = list(threads.map(lambda _: Store.open(empty_url), range(8)))
+        assert [store.studies() for store in stores] == [{}] * 8
+        for store in stores:
+            store.close()
 
 
 def planned(url: str, study: Study, points: tuple[Point, ...]) -> Planned:
