@@ -22,14 +22,18 @@ def pack(curve: Curve) -> bytes:
 
 
 def unpack(*pieces: bytes) -> Curve:
-    """The curve whose pieces `pack` made into these bytes. Raises ValueError when they are not whole evaluations."""
+    """The curve whose pieces `pack` made into these bytes; a step in two pieces counts once, as in `Curve.join`.
+
+    Raises ValueError when they are not whole evaluations.
+    """
     columns = [np.empty((5, 0), "<i4")]
     for entries in pieces:
         if len(entries) % 20:
             raise ValueError(f"An evaluation takes 20 bytes: got {len(entries)} bytes.")
         columns.append(np.frombuffer(entries, "<i4").reshape(5, -1))
     whole = columns[1] if len(pieces) == 1 else np.concatenate(columns, axis=1)
-    return Curve(whole[0], *whole[1:].view("<f4"))
+    curve = Curve(whole[0], *whole[1:].view("<f4"))
+    return curve if len(pieces) == 1 else Curve.join([curve])
 
 
 def shown_steps(budget: Budget) -> frozenset[int]:
