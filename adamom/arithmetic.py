@@ -16,7 +16,19 @@ from torch import Tensor
 
 from .momentum import Scalar
 
-__all__ = ["Factor", "Tensors", "add_scaled_", "blend_", "divide_", "lerp_", "pick", "scale_", "wide"]
+__all__ = [
+    "Factor",
+    "Tensors",
+    "add_scaled_",
+    "blend_",
+    "copy_",
+    "divide_",
+    "lerp_",
+    "pick",
+    "scale_",
+    "sharded",
+    "wide",
+]
 
 Tensors = list[Tensor]
 Factor = Scalar | Sequence[Scalar]
@@ -59,6 +71,15 @@ def lerp_(tensors: Tensors, others: Tensors, weight: float) -> None:
     torch._foreach_lerp_(tensors, others, weight)
 
 
+def copy_(tensors: Tensors, others: Tensors) -> None:
+    """x <- y."""
+    if not sharded(tensors[0]):
+        torch._foreach_copy_(tensors, others)
+        return
+    for tensor, other in zip(tensors, others, strict=True):  # _foreach_copy_ knows no DTensor
+        tensor.copy_(other)
+
+
 def one_or_each(factor: Factor, tensors: Tensors) -> Tensor | list[Tensor] | float:
     """The factor as foreach takes it: one for all, or one tensor per tensor."""
     if isinstance(factor, float | int):
@@ -90,3 +111,8 @@ def shaped(factor: Scalar, tensor: Tensor) -> Tensor:
 def wide(tensors: Tensors) -> torch.dtype:
     """The precision of what is computed about tensors: float32, or float64 if any of them has it."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def sharded(tensor: Tensor) -> bool:
+    """A DTensor: this process holds a shard of it."""
+    return hasattr(tensor, "full_tensor")

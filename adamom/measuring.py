@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .arithmetic import Tensors, blend_, lerp_, wide
+from .arithmetic import Tensors, blend_, copy_, lerp_, sharded, wide
 from .momentum import PRODUCTS, Rule, Scalar, Statistics
-from .parts import Part, sharded
+from .parts import Part
 
 __all__ = ["Memory", "Reduction", "Sums", "betas", "follow_", "keeps_gradient", "observe_"]
 
@@ -206,7 +206,7 @@ def observe_change_(rule: Rule, part: Part, grads: Tensors, memory: Memory, sums
             lerp_(part.change, part.previous, 1 - rule.smoothing)
         change = part.change if rule.smoothing else part.previous
         sums.add("gradient_change", part, change if root is None else list(torch._foreach_div(change, root)))
-    torch._foreach_copy_(part.previous, grads)
+    copy_(part.previous, grads)
 
 
 def follow_(rule: Rule, part: Part, direction: Tensors, lr: Scalar, sums: Sums, root: Tensors | None = None) -> None:

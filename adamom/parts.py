@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
-from torch import Tensor
 
-from .arithmetic import Tensors
+from .arithmetic import Tensors, sharded
 
 __all__ = ["PIECE", "Part", "cut"]
 
@@ -82,8 +81,3 @@ def pieces(whole: Part, i: int) -> Iterator[Part]:
 
 def contiguous(whole: Part, i: int) -> bool:
     return all(getattr(whole, name)[i].is_contiguous() for name in LISTS if getattr(whole, name))
-
-
-def sharded(tensor: Tensor) -> bool:
-    """A DTensor: this process holds a shard of it."""
-    return hasattr(tensor, "full_tensor")
