@@ -219,8 +219,8 @@ class NormalizedHeavyBall(Secant):
     averaging: ClassVar[bool] = True
 
     def beta(self, s: Statistics) -> Tensor:
-        c = quotient(s.lr * s.gradient_change, s.displacement)
-        beta = ((1 - c) / (1 + c)).square().clamp(0, 1 - self.delta)
+        force = s.lr * s.gradient_change  # c |x - x'|, which does not overflow where c does
+        beta = quotient(s.displacement - force, s.displacement + force).square().clamp(0, 1 - self.delta)
         return torch.where(s.displacement == 0, torch.zeros_like(beta), beta)
 
 

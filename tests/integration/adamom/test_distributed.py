@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import adamom
 
 STEPS, BATCH = 6, 8
+OWN_METRIC = adamom.HeavyBall(metric="preconditioned")
 OPTIMIZERS: dict[str, Callable[..., adamom.SGD | adamom.Adam]] = {
     "SGD": lambda params: adamom.SGD(params, 0.05, "adaptive"),
     "SGD nesterov decay": lambda params: adamom.SGD(params, 0.05, "adaptive", nesterov=True, weight_decay=0.01),
@@ -29,9 +30,7 @@ OPTIMIZERS: dict[str, Callable[..., adamom.SGD | adamom.Adam]] = {
     "SGD conjugate": lambda params: adamom.SGD(params, 0.05, adamom.ConjugateGradient("HS")),
     "SGD memory": lambda params: adamom.SGD(params, 0.05, adamom.AdaptiveMemory()),
     "Adam": lambda params: adamom.Adam(params, 0.01, ("adaptive", 0.99)),
-    "AdamW preconditioned": lambda params: adamom.AdamW(
-        params, 0.01, (adamom.HeavyBall(metric="preconditioned"), 0.99)
-    ),
+    "AdamW preconditioned": lambda params: adamom.AdamW(params, 0.01, (OWN_METRIC, 0.99)),
 }
 
 
