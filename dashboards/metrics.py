@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from opda.nonparametric import EmpiricalDistribution
 from scipy import special, stats
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "profile_score",
     "steps_to_target",
     "stratified_bootstrap",
+    "tuning_bands",
     "tuning_curve",
     "wilson",
 ]
@@ -276,6 +278,22 @@ def tuning_curve(losses: ArrayLike, *, draws: int) -> Floats:
     """expected_best for n = 1 ... draws: array of shape (min(draws, cells),)."""
     cells = int(np.isfinite(np.asarray(losses, dtype=float)).sum())
     return np.array([expected_best(losses, n) for n in range(1, min(draws, cells) + 1)])
+
+
+def tuning_bands(losses: ArrayLike, *, draws: int, initial: float) -> tuple[Floats, Floats]:
+    """Simultaneous 95 % bands around the tuning curve: two arrays of shape (min(draws, cells),).
+
+    From the Dvoretzky-Kiefer-Wolfowitz bands of the distribution of losses between 0 and L0, as opda computes them
+    (Lourie, Cho, He 2024, arXiv 2311.09480). They take the cells for independent draws from the grid's window.
+    """
+    cells = np.asarray(losses, dtype=float).ravel()
+    cells = cells[np.isfinite(cells)]
+    ns = np.arange(1, min(draws, len(cells)) + 1)
+    if len(ns) == 0:
+        return np.empty(0), np.empty(0)
+    limits = {"a": min(0.0, float(cells.min())), "b": max(initial, float(cells.max()))}
+    high, _, low = EmpiricalDistribution.confidence_bands(cells, 0.95, method="dkw", **limits)
+    return low.average_tuning_curve(ns, minimize=True), high.average_tuning_curve(ns, minimize=True)
 
 
 def steps_to_target(losses: ArrayLike, steps: ArrayLike, *, target: float) -> Floats:

@@ -67,38 +67,48 @@ def tolerance_figure(info: ToleranceInfo) -> go.Figure:
 
 
 class TuningInfo(NamedTuple):
-    """Per arm, an array of shape (draws,): the expected lowest loss of 1, 2, ... random grid points."""
+    """Per arm, arrays of shape (draws,): the expected lowest loss of 1, 2, ... random grid points, and its band."""
 
     expected: dict[str, Floats]
+    low: dict[str, Floats]
+    high: dict[str, Floats]
     looks: dict[str, Look]
 
 
 def tuning_info(summary: Summary) -> TuningInfo:
     """What the tuning curves of a study show; arms that have not been run are left out."""
-    expected = {row.arm: np.array(row.tuning) for row in summary.rows if row.tuning}
-    return TuningInfo(expected, style.looks(summary.study.arms))
+    tried = {row.arm: row.tuning for row in summary.rows if row.tuning}
+    return TuningInfo(
+        expected={arm: np.array([each.value for each in tuning]) for arm, tuning in tried.items()},
+        low={arm: np.array([each.low for each in tuning]) for arm, tuning in tried.items()},
+        high={arm: np.array([each.high for each in tuning]) for arm, tuning in tried.items()},
+        looks=style.looks(summary.study.arms),
+    )
 
 
 def tuning_figure(info: TuningInfo) -> go.Figure:
     """The expected best loss against the number of random grid points tried: lower and sooner is easier to tune."""
     figure = go.Figure()
     for arm, expected in info.expected.items():
-        look = info.looks[arm]
-        hover = f"<b>{plain(arm)}</b><br>best of %{{x}}: %{{y:.3g}}<extra></extra>"
+        look, tries = info.looks[arm], np.arange(1, len(expected) + 1)
+        band = {"fill": "toself", "fillcolor": look.fill(0.06), "line": {"width": 0}, "hoverinfo": "skip"}
+        ends = np.concatenate([info.high[arm], info.low[arm][::-1]])
+        figure.add_trace(go.Scatter(x=np.concatenate([tries, tries[::-1]]), y=ends, showlegend=False, **band))
         figure.add_trace(
             go.Scatter(
-                x=np.arange(1, len(expected) + 1),
+                x=tries,
                 y=expected,
                 mode="lines+markers",
                 name=plain(arm),
                 line={"color": look.colour, "dash": look.dash, "width": 2},
                 marker={"symbol": look.marker, "size": 6},
-                hovertemplate=hover,
+                hovertemplate=f"<b>{plain(arm)}</b><br>best of %{{x}}: %{{y:.3g}}<extra></extra>",
             )
         )
-    style.layout(figure, height=400)
+    style.layout(figure, height=440)
     figure.update_xaxes(title=style.axis_label("random grid points tried"))
     values = np.concatenate(list(info.expected.values()))
     if (values > 0).all():
-        figure.update_yaxes(style.log_axis(float(values.min()), float(values.max())))
+        low, high = 0.8 * float(values.min()), 1.1 * float(values.max())
+        figure.update_yaxes(style.log_axis(low, high), range=np.log10([low, high]).tolist())
     return figure.update_yaxes(title=style.axis_label("expected best of them, final validation loss"))

@@ -97,8 +97,8 @@ CAPTIONS = {
     ),
     "tuning": Caption(
         "Expected best of n random grid points",
-        "The lowest loss to expect from trying n cells of the arm's grid at random (Tang et al. 2020); lower and "
-        "sooner is easier to tune.",
+        "The lowest loss to expect from trying n cells of the arm's grid at random (Tang et al. 2020), with "
+        "simultaneous 95 % bands; lower and sooner is easier to tune.",
         "how a sampler that learns from its trials would do, and it moves with the grid's window.",
         "no cell has a result yet.",
     ),

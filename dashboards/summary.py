@@ -48,7 +48,7 @@ class ArmRow:
     best_accuracy: float
     basin_lrs: tuple[float, float]
     frontier_lr: float
-    tuning: tuple[float, ...]
+    tuning: tuple[Estimate, ...]
     trials: tuple[int, ...]
 
     @property
@@ -92,7 +92,7 @@ class ArmRow:
                 "diverged": self.diverged.as_dict(),
                 **{name: estimate.as_dict() for name, estimate in self.metrics.items()},
             },
-            "expected_best_loss": list(self.tuning),
+            "expected_best_loss": [estimate.as_dict() for estimate in self.tuning],
             "trials": list(self.trials),
         }
 
@@ -254,9 +254,16 @@ def _row(grid: ArmGrid, cells: Cells, evidence: Evidence, scale: Scale, *, seed:
         best_accuracy=float(metrics.mean_over_seeds(grid.accuracy)[at]) if n else math.nan,
         basin_lrs=(float(10 ** found.low[0]), float(10 ** found.high[0])) if values["basin"][0] else (math.nan,) * 2,
         frontier_lr=10**edge,
-        tuning=tuple(metrics.tuning_curve(grid.loss, draws=TUNING_DRAWS).tolist()),
+        tuning=_tuning(grid, scale),
         trials=tuple(evidence.columns["id"][grid.row[np.isfinite(grid.loss)]].tolist()),
     )
+
+
+def _tuning(grid: ArmGrid, scale: Scale) -> tuple[Estimate, ...]:
+    curve = metrics.tuning_curve(grid.loss, draws=TUNING_DRAWS)
+    low, high = metrics.tuning_bands(grid.loss, draws=TUNING_DRAWS, initial=scale.initial)
+    ends = zip(curve.tolist(), low.tolist(), high.tolist(), strict=True)
+    return tuple(Estimate(value, below, above, grid.measured) for value, below, above in ends)
 
 
 def _bounds(grid: ArmGrid, cells: Cells, scale: Scale) -> dict[str, str]:

@@ -211,6 +211,20 @@ class TestAreaAndTuning:
         with pytest.raises(ValueError, match="1 <= n <= 2, the number of cells: got n = 3"):
             metrics.expected_best([1.0, 2.0, NAN], 3)
 
+    def test_bands_hold_the_tuning_curve_and_narrow_with_more_cells(self) -> None:
+        widths = []
+        for cells in (20, 200):
+            values = np.random.default_rng(0).uniform(0.1, 2.0, cells)
+            low, high = metrics.tuning_bands(values, draws=5, initial=2.3)
+            curve = metrics.tuning_curve(values, draws=5)
+            assert (low < curve).all()
+            assert (curve < high).all()
+            widths.append((high - low).mean())
+        assert widths[1] < widths[0] / 2
+
+    def test_bands_of_nothing_are_empty(self) -> None:
+        assert [len(band) for band in metrics.tuning_bands([NAN], draws=5, initial=2.3)] == [0, 0]
+
     def test_steps_to_target_is_the_first_evaluation_at_or_below_it(self) -> None:
         found = metrics.steps_to_target([[2.0, 0.5, 0.4], [2.0, 1.0, 0.9], [NAN, NAN, NAN]], [0, 10, 20], target=0.5)
         assert found[:2].tolist() == [10, np.inf]
