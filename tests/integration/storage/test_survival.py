@@ -31,11 +31,13 @@ from storage import (
     Study,
 )
 from storage.connection import OPTUNA_SCHEMA, OUR_SCHEMAS, connect, parse, prepare, schema
+from storage.statements import EXPIRED, WAITING
+from storage.store import _requeue
 from tests.postgres import Postgres
 
 from .conftest import CONVERGED, curve, grid
 from .test_optuna import loaded
-from .test_store import claim
+from .test_store import claim, expire
 
 WORKER = Path(__file__).parent / "worker.py"
 WHOLE = Curve(list(range(4, 41, 4)), [float("nan")] * 10, [1 / s for s in range(4, 41, 4)], [0.5] * 10, [0.9] * 10)  # type: ignore[arg-type]
@@ -269,6 +271,44 @@ class TestLostServer:
 
 
 class TestManyAtOnce:
+    def test_four_workers_in_a_hurry_run_each_cell_once(
+        self, store: Store, store_url: str, study: Study, start: Start
+    ) -> None:
+        larger = study_of_200(study)
+        store.plan(larger, grid(larger))
+        workers = [start(store_url, k=3, seconds=0.0, lease_seconds=60) for _ in range(4)]
+        assert [worker.wait(120) for worker in workers] == [0] * 4
+        assert_every_cell_once(store, 204)
+        trials = store.trials("digits")
+        assert {trial.attempt for trial in trials} == {1}
+
+    def test_a_sweep_in_the_middle_of_a_claim_takes_nothing_from_it(
+        self, postgres_url: str, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        with Store.open(postgres_url) as slow, Store.open(postgres_url) as quick:
+            slow.plan(study, points)
+            expire(slow, claim(slow, 3, worker="dead"))
+            study_id = slow._study_ids["digits"]
+            with slow._writing() as session:
+                expired = [trial_id for (trial_id,) in session.ask(EXPIRED, study=study_id)]
+                held = claim(quick, 18, worker="quick")
+                _requeue(session, expired, Outcome.LOST)
+            assert len(expired) == 3
+            assert quick.finish([(trial, CONVERGED) for trial in held]) == ()
+            assert slow.counts("digits") == Counts(lost=3, converged=15)
+
+    def test_a_claim_passes_over_what_another_claim_is_taking(
+        self, postgres_url: str, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        with Store.open(postgres_url) as slow, Store.open(postgres_url) as quick:
+            slow.plan(study, points)
+            study_id = claim(slow, 1) and slow._study_ids["digits"]
+            with slow._writing() as session:
+                taken = session.ask(WAITING, study=study_id, k=5)
+                held = claim(quick, 5, worker="quick")
+            assert {row[0] for row in taken}.isdisjoint(trial.id for trial in held)
+            assert len(held) == 5
+
     def test_two_planners_at_once_add_each_cell_once(self, store_url: str, store: Store, study: Study) -> None:
         larger = study_of_200(study)
         halves = [grid(larger)[:150], grid(larger)[50:]]
