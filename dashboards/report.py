@@ -172,6 +172,8 @@ def page(summary: Summary, *, command: str, provenance: Mapping[str, str]) -> st
         comparisons=_comparisons(summary),
         looks=style.looks(summary.study.arms),
         resolution=_resolution(summary),
+        statistics=STATISTICS,
+        window=_window(summary),
         tolerance=percent(TOLERANCE),
         command=command,
         provenance=provenance,
@@ -270,6 +272,11 @@ def _resolution(summary: Summary) -> str:
     if not steps:
         return "one learning rate, so no width can be measured"
     return f"a grid step of {decades(max(steps))} decades"
+
+
+def _window(summary: Summary) -> str:
+    low, high = summary.scale.common
+    return f"learning rates from {number(low)} to {number(high)}" if low == low else "the arms share no learning rate"
 
 
 def _answers(summary: Summary) -> dict[str, list[Claim]]:

@@ -16,6 +16,7 @@ from dashboards.calibration import Calibration, calibrate
 from dashboards.claims import Claim, claims, sentence
 from dashboards.comparison import Difference, Estimate, compare_arms
 from dashboards.evidence import ArmGrid, Evidence
+from dashboards.importance import Importance, importances
 from dashboards.interpolation import LawInfo, law_info
 from dashboards.measures import STATISTICS, Cells, Scale, measure
 from dashboards.style import decades, number
@@ -151,6 +152,11 @@ class Summary:
         return claims(self)
 
     @cached_property
+    def importances(self) -> tuple[Importance, ...]:
+        """What each family's loss depends on, by exact analysis of variance."""
+        return importances(self.evidence)
+
+    @cached_property
     def laws(self) -> tuple[LawInfo, ...]:
         """A parametric law of the loss per family of constants, with its error on cells left out of the fit."""
         return law_info(self.evidence, self.scale, seed=self.seed)
@@ -179,6 +185,7 @@ class Summary:
             "arms": [row.as_dict() for row in self.rows],
             "claims": [claim.as_dict() for claim in self.claims],
             "comparisons": [difference.as_dict() for difference in self.differences],
+            "importance": [each.as_dict() for each in self.importances],
             "laws": [law.as_dict() for law in self.laws],
             "calibration": self.calibration.as_dict() if self.calibration else None,
             "flags": [flag.as_dict() for flag in self.flags],

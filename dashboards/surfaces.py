@@ -119,7 +119,7 @@ class _Band(NamedTuple):
 def surfaces_figure(info: SurfacesInfo) -> go.Figure:
     """The surfaces side by side: constants on the scale of log10(1 - beta), rules as stripes below."""
     bands = _bands(info)
-    figure = make_subplots(rows=len(bands), cols=info.columns, horizontal_spacing=0.13 if info.columns > 1 else 0)
+    figure = make_subplots(rows=len(bands), cols=info.columns, horizontal_spacing=0.15 if info.columns > 1 else 0)
     height = sum(band.pixels + band.gap for band in bands)
     bottom = float(height)
     for row, band in enumerate(bands, start=1):
@@ -133,7 +133,7 @@ def surfaces_figure(info: SurfacesInfo) -> go.Figure:
     style.layout(figure, height=height + 100)
     figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, ticks="")
     return figure.update_layout(
-        coloraxis=_colour_axis(info, height), showlegend=False, margin={"l": 104, "r": 20, "t": 40, "b": 60}
+        coloraxis=_colour_axis(info, height), showlegend=False, margin={"l": 122, "r": 20, "t": 40, "b": 60}
     )
 
 
@@ -251,9 +251,10 @@ def _hover(row: SurfaceRow, lrs: Floats, point: int) -> str:
     head = f"<b>{plain(row.arm)}</b><br>lr {number(float(lrs[point]))}<br>"
     if row.runs[point] == 0:
         return head + "not run"
+    low, high = metrics.wilson(row.diverged[point] * row.runs[point], row.runs[point])
     return (
-        f"{head}loss {number(float(row.loss[point]))}<br>"
-        f"{percent(float(row.diverged[point]))} of {row.runs[point]:.0f} seeds diverged"
+        f"{head}loss {number(float(row.loss[point]))}<br>{percent(float(row.diverged[point]))} "
+        f"[{percent(float(low))}, {percent(float(high))}] of {row.runs[point]:.0f} seeds diverged"
     )
 
 
