@@ -16,7 +16,9 @@ vmap understands will do. For the perceptron of the study `digits` the rewrites 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,13 +29,23 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from studies.batching import in_known_pieces
 from studies.workloads.workload import accuracy_of, loss_of
 
-__all__ = ["evaluation", "gradient"]
+__all__ = ["Program", "evaluation", "gradient"]
 
 aten = torch.ops.aten
 
-Program = Callable[..., list[Tensor]]
-
 NARROW = 64  # a softmax over fewer classes than this does not fill a vector unit when they are the last dimension
+
+
+@dataclass(frozen=True)
+class Program:
+    """Straight-line tensor code. peak_bytes: the most memory its intermediate values hold at once."""
+
+    run: Callable[..., list[Tensor]]
+    peak_bytes: int
+
+    def __call__(self, *arguments: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return self.run(*arguments)
 
 
 def gradient(
@@ -99,13 +111,7 @@ def compiled(graph: fx.Graph, destinations: int = 0) -> Program:
     drop_unused(graph)
     graph.lint()
     constants = graph.owning_module or nn.Module()
-    run = fx.GraphModule(constants, graph).forward
-
-    def program(*arguments: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            return run(*arguments)  # type: ignore[no-any-return]
-
-    return program
+    return Program(fx.GraphModule(constants, graph).forward, peak_bytes(graph))
 
 
 def calls(graph: fx.Graph, *targets: Any) -> list[fx.Node]:
@@ -198,11 +204,11 @@ def reuse_operands(graph: fx.Graph) -> None:
     """Sums, ReLUs and their gradients overwrite an operand that nobody else reads."""
     for node in calls(graph, aten.add.Tensor, aten.relu.default, aten.threshold_backward.default):
         if node.target is aten.add.Tensor:
-            terms = [term for term in operands(node) if isinstance(term, fx.Node)]
-            free = next((term for term in terms if owned(term) and alike(term, node)), None)
-            if free is not None and len(terms) == 2 and not node.kwargs:
-                node.args = (free, *(term for term in terms if term is not free))
-                node.target = aten.add_.Tensor
+            a, b = operands(node)
+            for free, other in ((a, b), (b, a)):
+                if isinstance(free, fx.Node) and owned(free) and alike(free, node) and not node.kwargs:
+                    node.target, node.args = aten.add_.Tensor, (free, other)
+                    break
         elif owned(operands(node)[0]) and alike(operands(node)[0], node):
             if node.target is aten.relu.default:
                 node.target = aten.relu_.default
@@ -267,3 +273,40 @@ def drop_unused(graph: fx.Graph) -> None:
         schema = getattr(node.target, "_schema", None)
         if node.op == "call_function" and not node.users and not (schema and schema.is_mutable):
             graph.erase_node(node)
+
+
+def peak_bytes(graph: fx.Graph) -> int:
+    """The most memory that the graph's intermediate values hold at once, each until its last reader has read it."""
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    home = {node: node for node in nodes if not borrows(node)}
+    for node in nodes:
+        lender = operands(node)[0] if node.args and isinstance(operands(node)[0], fx.Node) else None
+        if node not in home and lender in home:
+            home[node] = home[lender]
+    last_read: dict[fx.Node, int] = {}
+    for at, node in enumerate(graph.nodes):
+        last_read |= {home[read]: at for read in node.all_input_nodes if read in home}
+    ends: dict[int, list[fx.Node]] = {}
+    for owner, at in last_read.items():
+        ends.setdefault(at, []).append(owner)
+    held = peak = 0
+    for at, node in enumerate(graph.nodes):
+        if home.get(node) is node:
+            held += size(node)
+            peak = max(peak, held)
+        held -= sum(size(owner) for owner in ends.get(at, ()))
+    return peak
+
+
+def borrows(node: fx.Node) -> bool:
+    """Whether the node's value lies in memory of an operand: a view, a part, or a result written in place."""
+    schema = getattr(node.target, "_schema", None)
+    aliases = schema is not None and any(result.alias_info for result in schema.returns)
+    return aliases or node.target in (operator.getitem, aten._unsafe_view.default)
+
+
+def size(node: fx.Node) -> int:
+    """Bytes of the node's value, or of all of them where there are several."""
+    held = node.meta.get("val")
+    values = held if isinstance(held, tuple | list) else [held]
+    return sum(each.numel() * each.element_size() for each in values if isinstance(each, Tensor))

@@ -126,6 +126,19 @@ class FewLogits(nn.Module):
         return self.out(torch.relu(h + weights.flatten(1)) + torch.relu(h) + h)
 
 
+class Doubling(nn.Module):
+    """Adds a tensor to itself, and a number to a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.into(x) * 1
+        h = h + h
+        return self.out(torch.relu(1 + h.log_softmax(-1).exp().view(-1, 2, 4).flatten(1)) + 2)
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -169,6 +182,7 @@ CASES = {
     "changing buffers": Case(Counting),
     "own constants": Case(OwnConstants),
     "softmax inside": Case(FewLogits),
+    "doubling": Case(Doubling),
     "dropout": Case(
         lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 4))
     ),
