@@ -17,8 +17,19 @@ from dashboards.style import Look, plain
 from dashboards.summary import Summary
 from storage.records import Arm, Study
 
-__all__ = ["Across", "ArmAcross", "PlaneInfo", "across_workloads", "plane_figure", "plane_info"]
+__all__ = [
+    "Across",
+    "ArmAcross",
+    "PlaneInfo",
+    "ProfileInfo",
+    "across_workloads",
+    "plane_figure",
+    "plane_info",
+    "profile_figure",
+    "profile_info",
+]
 
+TAUS = np.round(np.linspace(1, 4, 301), 2)  # AlgoPerf's range: beyond four times the fastest nobody waits
 RESAMPLES = 1000  # of the stratified bootstrap, which loops over workloads
 
 
@@ -50,17 +61,22 @@ class Across:
     """What holds across workloads, for the arms that every study has.
 
     dimensions: by family, how many of learning rate and momentum must be tuned per workload for 95 % of the score.
+    times: by arm, steps to each workload's target at the arm's best learning rate; inf where some seed never got there.
     """
 
     workloads: tuple[str, ...]
     arms: tuple[ArmAcross, ...]
     dimensions: Mapping[str, int]
+    times: Mapping[str, tuple[float, ...]]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "workloads": list(self.workloads),
             "arms": [arm.as_dict() for arm in self.arms],
             "effective_dimension": dict(self.dimensions),
+            "steps_to_target": {
+                arm: [step if math.isfinite(step) else None for step in steps] for arm, steps in self.times.items()
+            },
         }
 
 
@@ -78,19 +94,15 @@ def across_workloads(summaries: Sequence[Summary], baseline: str | None = None) 
         return None
     scores = _scores(summaries, shared)
     areas = {arm: [_areas(summary, arm) for summary in summaries] for arm in shared}
-    times = metrics.profile_score(np.array([[_steps(summary, arm) for summary in summaries] for arm in shared]))
+    times = {arm: tuple(_steps(summary, arm) for summary in summaries) for arm in shared}
+    profiles = metrics.profile_score(np.array(list(times.values())))
+    bases = {arm: baseline or summaries[0].baselines.get(arm, arm) for arm in shared}
     arms = tuple(
-        _arm_across(
-            arm,
-            areas,
-            baseline or summaries[0].baselines.get(arm, arm),
-            scores.get(arm),
-            float(time),
-            summaries[0].seed,
-        )
-        for arm, time in zip(shared, times, strict=True)
+        _arm_across(arm, areas, bases[arm], scores.get(arm), float(score), summaries[0].seed)
+        for arm, score in zip(shared, profiles, strict=True)
     )
-    return Across(tuple(each.study.name for each in summaries), arms, _dimensions(summaries[0].study, scores))
+    names = tuple(each.study.name for each in summaries)
+    return Across(names, arms, _dimensions(summaries[0].study, scores), times)
 
 
 def _arm_across(
@@ -210,3 +222,34 @@ def plane_figure(info: PlaneInfo) -> go.Figure:
     title = style.axis_label("sensitivity Φ: lost by sharing one learning rate")
     figure.update_xaxes(title=title, range=[-0.03 * max(widest, 0.1), 1.1 * max(widest, 0.1)])
     return figure.update_yaxes(title=style.axis_label("tuned score"), range=[min(lowest, 0.9) - 0.03, 1.03])
+
+
+class ProfileInfo(NamedTuple):
+    """Performance profiles: per arm the share of workloads it finishes within tau times the fastest arm's steps."""
+
+    taus: Floats
+    shares: dict[str, Floats]
+    looks: dict[str, Look]
+
+
+def profile_info(across: Across, arms: Sequence[Arm]) -> ProfileInfo:
+    """What the profiles show, for tau from 1 to 4; empty when no arm reached a target. arms: of the first study."""
+    times = np.array(list(across.times.values()))
+    shares = metrics.performance_profile(times, TAUS) if np.isfinite(times).any() else np.empty((0, 0))
+    return ProfileInfo(TAUS, dict(zip(across.times, shares, strict=False)), style.looks(arms))
+
+
+def profile_figure(info: ProfileInfo) -> go.Figure:
+    """Higher and further left is faster."""
+    figure = go.Figure()
+    for arm, shares in info.shares.items():
+        look = info.looks[arm]
+        line = {"color": look.colour, "dash": look.dash, "width": 2, "shape": "hv"}
+        hover = f"<b>{plain(arm)}</b><br>within %{{x:.2f}} times: %{{y:.0%}}<extra></extra>"
+        figure.add_trace(
+            go.Scatter(x=info.taus, y=shares, mode="lines", name=plain(arm), line=line, hovertemplate=hover)
+        )
+    style.layout(figure, height=380)
+    figure.update_xaxes(title=style.axis_label("τ: steps to target, as a multiple of the fastest arm's"))
+    title = style.axis_label("share of workloads")
+    return figure.update_yaxes(title=title, range=[-0.03, 1.05], tickformat=".0%")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -262,7 +263,7 @@ def _winners(summary: Summary, name: str) -> set[str]:
     if len(set(known.values())) < 2:
         return set()
     extreme = (min if STATISTICS[name].lower_is_better else max)(known.values())
-    return {arm for arm, value in known.items() if value == extreme}
+    return {arm for arm, value in known.items() if math.isclose(value, extreme)}
 
 
 def _resolution(summary: Summary) -> str:

@@ -13,7 +13,15 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboards import metrics, style
-from dashboards.across import Across, ArmAcross, across_workloads, plane_figure, plane_info
+from dashboards.across import (
+    Across,
+    ArmAcross,
+    across_workloads,
+    plane_figure,
+    plane_info,
+    profile_figure,
+    profile_info,
+)
 from dashboards.claims import sentence
 from dashboards.paired import along_figure, along_info, forest_figure, forest_info
 from dashboards.report import CAPTIONS, NOTHING, Caption, render, winners, write_atomically
@@ -103,6 +111,15 @@ PLANE = Caption(
 )
 
 
+PROFILE = Caption(
+    "Performance profiles",
+    "The share of workloads whose target an arm reaches within τ times the steps of the fastest arm there, every arm at "
+    "its best learning rate (Dahl et al. 2023); higher and further left is faster.",
+    "anything absolute: adding an arm to the comparison may change every line.",
+    "it takes learning curves, and an arm that reached a target.",
+)
+
+
 def write_comparison(
     comparison: Comparison, path: Path | str, *, command: str, provenance: Mapping[str, str] = NOTHING
 ) -> Path:
@@ -117,7 +134,7 @@ def comparison_page(comparison: Comparison, *, command: str, provenance: Mapping
     return render(
         "comparison.html.j2",
         _figures(comparison) | {name: along_figure(info) for name, info in alongs.items() if info.families},
-        captions=CAPTIONS | {"plane": PLANE} | dict.fromkeys(alongs, CAPTIONS["along"]),
+        captions={**CAPTIONS, "plane": PLANE, "profile": PROFILE, **dict.fromkeys(alongs, CAPTIONS["along"])},
         comparison=comparison,
         title=" · ".join(summary.study.name for summary in summaries),
         flags=list(_flags(summaries)),
@@ -137,6 +154,8 @@ def _figures(comparison: Comparison) -> dict[str, go.Figure]:
     across, arms = comparison.across, comparison.summaries[0].study.arms
     if across and (plane := plane_info(across, arms)).points:
         drawn["plane"] = plane_figure(plane)
+    if across and (profile := profile_info(across, arms)).shares:
+        drawn["profile"] = profile_figure(profile)
     return drawn
 
 

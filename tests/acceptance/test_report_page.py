@@ -142,7 +142,7 @@ def test_studies_side_by_side_are_drawn_on_one_scale(open_page: Opener, tmp_path
     page = open_page(write_comparison(compare(summaries), tmp_path / "compare.html", command="adamom compare"))
     read_to_the_end(page)
     drawn = page.evaluate("[...document.querySelectorAll('.plot')].map((p) => [p.id, p.data.length > 0])")
-    assert drawn == [[name, True] for name in ("forest", "surfaces", "along-0", "along-1", "plane")]
+    assert drawn == [[name, True] for name in ("forest", "surfaces", "along-0", "along-1", "plane", "profile")]
     assert page.evaluate("document.getElementById('surfaces').data.filter((t) => t.coloraxis).length") == 8
     assert page.evaluate("window.hacked") is None
     assert page.locator("table.arms").count() == 2

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dashboards import Summary, compare, read_json, summarise, write_comparison, write_json
-from dashboards.across import across_workloads
+from dashboards.across import across_workloads, profile_info
 from dashboards.side_by_side import comparison_page
 from tests import synthetic
 
@@ -136,3 +137,14 @@ class TestPage:
         written = write_comparison(compare(three), tmp_path / "compare.html", command="c")
         assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
         assert written.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_profiles_rank_arms_by_their_steps_to_the_target(three: list[Summary]) -> None:
+    across = compare(three).across
+    assert across is not None
+    info = profile_info(across, three[0].study.arms)
+    first = {arm: shares[0] for arm, shares in info.shares.items()}
+    fastest = [min(across.times, key=lambda arm: across.times[arm][at]) for at in range(3)]
+    assert all(first[arm] > 0 for arm in fastest)
+    assert sum(first.values()) >= 1
+    assert all((np.diff(shares) >= 0).all() for shares in info.shares.values())

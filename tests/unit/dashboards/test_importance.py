@@ -1,0 +1,52 @@
+"""What a family's loss depends on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dashboards import Summary, summarise
+from storage.records import Axis
+
+FLAT, TILTED = [[1.0, 1.0, 1.0]] * 2, [[0.5, 1.0, 1.5]] * 2
+
+
+def of(studied: Any) -> Any:
+    return summarise(*studied, resamples=10).importances[0]
+
+
+def test_two_equal_arms_leave_everything_to_the_learning_rate(hand_made: Any) -> None:
+    found = of(hand_made(a=TILTED, b=TILTED))
+    assert found.shares == pytest.approx((1, 0, 0, 0))
+    assert found.sentence == "SGD: learning rate 100 %, momentum 0 %, the two together 0 %, seed 0 %."
+
+
+def test_arms_that_tilt_apart_interact(hand_made: Any) -> None:
+    mirrored = [row[::-1] for row in TILTED]
+    assert of(hand_made(a=TILTED, b=mirrored)).shares == pytest.approx((0, 0, 1, 0))
+
+
+def test_what_seeds_alone_change_is_theirs(hand_made: Any) -> None:
+    rows = [[1.0, 1.0, 1.0], [0.5, 0.5, 0.5]]
+    assert of(hand_made(a=rows, b=rows)).shares == pytest.approx((0, 0, 0, 1))
+
+
+def test_rules_have_no_part_in_it(hand_made: Any) -> None:
+    assert of(hand_made(a=TILTED, rule=FLAT)).why == "not run: it takes two constant momenta"
+
+
+def test_why_there_is_none_is_said(hand_made: Any, finished: Any) -> None:
+    assert of(hand_made(a=FLAT, b=FLAT)).why == "every loss is the same"
+    gap = [[0.5, None, 1.5], [0.5, 1.0, 1.5]]
+    assert of(hand_made(a=TILTED, b=gap)).why == "not run: 1 of its 12 cells are missing"
+    study, trials, curves = finished
+    shorter = replace(study.arms[0], lr=Axis("lr", study.arms[0].lr.values[:5]))
+    assert "different learning rates" in of((replace(study, arms=(shorter, *study.arms[1:])), trials, curves)).why
+
+
+def test_a_full_study_has_shares_that_sum_to_one(summary: Summary) -> None:
+    for found in summary.importances:
+        assert found.shares is not None
+        assert sum(found.shares) == pytest.approx(1)
