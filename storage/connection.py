@@ -74,6 +74,19 @@ def database_file(url: URL) -> Path:
     return Path(url.database or "")
 
 
+def refuse_unusable_file(url: URL, create: bool) -> None:
+    """Say clearly what SQLite would say badly. Raises StoreMissing, StoreRefused."""
+    if url.get_backend_name() != "sqlite":
+        return
+    file = database_file(url)
+    if file.is_dir():
+        raise StoreRefused(f"{file} is a folder. Try: --store sqlite:///{file / 'adamom.db'}")
+    if not create and not file.exists():
+        raise StoreMissing(f"There is no store at {file.absolute()} yet. Try: adamom plan STUDY --store {address(url)}")
+    if not file.parent.is_dir():
+        raise StoreRefused(f"There is no folder {file.parent.absolute()}. Try: mkdir -p {file.parent.absolute()}")
+
+
 # --- engine -----------------------------------------------------------------------------------------------------------
 
 

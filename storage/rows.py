@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .records import Outcome, Point, Result, Trial
+from .records import Counts, Outcome, Point, Result, Trial
 from .tables import results
 
-__all__ = ["claimed", "columns", "result_columns", "trial"]
+__all__ = ["claimed", "columns", "counts", "keepable", "result_columns", "trial"]
 
 _REALS = ("initial_loss", "final_loss", "best_loss", "final_accuracy", "mean_momentum", "seconds")
 
@@ -29,9 +29,16 @@ def result_columns(ended: Sequence[tuple[Trial, Result]]) -> dict[str, list[Any]
     return written
 
 
+def keepable(text: str) -> str:
+    """The text without what no database keeps: zero bytes and halves of characters become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+
+
 def _stored(name: str, value: Any) -> Any:
     if name == "provenance":
         return json.dumps(dict(value))
+    if isinstance(value, str):
+        return keepable(value)
     return None if name in _REALS and math.isnan(value) else value
 
 
@@ -87,3 +94,11 @@ def _result(
 
 def _real(stored: float | None) -> float:
     return math.nan if stored is None else stored
+
+
+def counts(counted: Iterable[tuple[Any, ...]]) -> dict[str, Counts]:
+    """Counts by study, from rows of `statements.COUNTS`."""
+    found: dict[str, dict[str, int]] = {}
+    for name, outcome, n in counted:
+        found.setdefault(name, {}).update({outcome: n} if outcome else {})
+    return {name: Counts(**each) for name, each in found.items()}

@@ -38,62 +38,48 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 
-from . import connection, mirror, planning, rows
+from . import connection, planning, rows, working
 from .connection import address, patiently, translated
-from .curves import pack, shown_steps, unpack
-from .errors import StoreError, StoreMissing, StoreRefused, StoreUnavailable, StudyMissing
+from .curves import shown_steps, unpack
+from .errors import StoreError, StoreUnavailable, StudyMissing
 from .records import Counts, Curve, Outcome, Planned, Point, Result, Study, Trial
 from .session import Session, transaction
 from .statements import (
     CELL_BY_NUMBER,
-    COMPLETE,
     COUNT_FAILURE,
     COUNTS,
     COUNTS_OF_STUDY,
     CURVES,
-    DROP_BROKEN_CURVES,
     ERRORS,
     EXPIRED,
     EXTEND_LEASES,
     FORGET_FAILURES,
-    FORGET_POINTS,
     FORGET_RESULTS,
     HELD_BY,
     HOLDERS,
     LEASE,
-    LOCK_CELLS,
     MOMENTS,
     NEXT_EXPIRY,
     OPEN_CELLS,
-    REQUEUE,
     RETRY,
-    SET_ATTEMPT,
-    SETTLE,
     START,
-    STATES_OF,
     STUDY_ID,
     STUDY_NAMES,
     TRIALS,
-    WAIT_AGAIN,
     WAITING,
     WAITING_IN_FAMILIES,
     WITH_OUTCOMES,
 )
-from .tables import curves, intermediate_values, results, trial_attributes, trials, values
+from .working import LEASE_SECONDS, OPTUNA, Ended, Measured, Moments
 
 __all__ = ["LEASE_SECONDS", "RETRIES", "Moments", "Store"]
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 60.0  # how long a worker may be silent before its cells go back to the queue
 RETRIES = 2  # a cell that raised is tried this often again
 IDLE_SECONDS = 2.0  # a worker this slow gives its connection back, so that 200 of them fit into 100 connections
 RETRIABLE = (Outcome.FAILED, Outcome.OOM, Outcome.PRUNED, Outcome.LOST)
-OPTUNA = "optuna"  # the worker we write down for a trial that a process of stock Optuna has started
 
-Measured = tuple[Trial, Curve]
-Ended = tuple[Trial, Result]
-Moments = tuple[str | None, str | None]  # when a trial started and ended, in UTC: "2026-01-31 23:59:59.000000"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -149,7 +135,7 @@ class Store:
         Raises BadUrl, StoreMissing, StoreRefused, StoreForeign, StoreUnavailable.
         """
         parsed = connection.parse(url)
-        _refuse_unusable_file(parsed, create)
+        connection.refuse_unusable_file(parsed, create)
         engine = connection.connect(parsed)
         store = cls(engine, patience_seconds, on_wait)
         try:
@@ -254,7 +240,7 @@ class Store:
             expired = session.send(EXPIRED, study=study_id)
             found = session.ask(waiting, study=study_id, k=k, **chosen)
             if back := [trial_id for (trial_id,) in expired()]:
-                _requeue(session, back, Outcome.LOST)
+                working.requeue(session, back, Outcome.LOST)
                 found = session.ask(waiting, study=study_id, k=k, **chosen)
             while found:
                 ids = [row[0] for row in found]
@@ -262,7 +248,7 @@ class Store:
                 session.tell(LEASE, ids=ids, **lease)
                 ours = {trial_id for (trial_id,) in started()}
                 if len(ours) < len(ids):
-                    _yield_to_optuna(session, [trial_id for trial_id in ids if trial_id not in ours])
+                    working.yield_to_optuna(session, [trial_id for trial_id in ids if trial_id not in ours])
                 if ours:
                     return tuple(rows.claimed(*row) for row in found if row[0] in ours)
                 found = session.ask(waiting, study=study_id, k=k, **chosen)
@@ -293,13 +279,13 @@ class Store:
         if not pairs:
             return ()
         with self._writing() as session:
-            held, lost = _held(session, [trial for trial, _ in pairs])
+            held, lost = working.held(session, [trial for trial, _ in pairs])
             shown = {trial_id: self._shown(session, study_id) for trial_id, study_id in held.items()}
-            joined = _joined([(trial, curve) for trial, curve in pairs if trial.id in held])
+            joined = working.joined([(trial, curve) for trial, curve in pairs if trial.id in held])
             if held:
                 session.tell(EXTEND_LEASES, ids=list(held))
-            _append_curves(session, joined)
-            _show_points(session, joined, shown)
+            working.append_curves(session, joined)
+            working.show_points(session, joined, shown)
         return lost
 
     @_verb
@@ -308,7 +294,7 @@ class Store:
         if not held:
             return ()
         with self._writing() as session:
-            ours, lost = _held(session, held)
+            ours, lost = working.held(session, held)
             session.tell(EXTEND_LEASES, ids=list(ours))
         return lost
 
@@ -324,13 +310,13 @@ class Store:
         if not ended:
             return ()
         with self._writing() as session:
-            held, lost = _held(session, [trial for trial, _ in ended])
+            held, lost = working.held(session, [trial for trial, _ in ended])
             ours = [(trial, result) for trial, result in ended if trial.id in held]
             if ours:
-                _settle(session, ours)
-                _describe_results(session, ours)
+                working.settle(session, ours)
+                working.describe_results(session, ours)
             if ours and told:
-                _complete(session, ours)
+                working.complete(session, ours)
         return lost
 
     @_verb
@@ -340,19 +326,19 @@ class Store:
         Returns what the cell is now: WAITING, FAILED, or LOST when the lease was lost and nothing was written.
         """
         with self._writing() as session:
-            held, lost = _held(session, [trial])
+            held, lost = working.held(session, [trial])
             if lost:
                 return Outcome.LOST
             if not held:  # finished by this very attempt: the answer of an earlier ask got lost
                 return Outcome.FAILED
-            ((failures,),) = session.ask(COUNT_FAILURE, ids=[trial.id], error=error)
+            ((failures,),) = session.ask(COUNT_FAILURE, ids=[trial.id], error=rows.keepable(error))
             if failures <= retries:
-                _requeue(session, [trial.id], Outcome.WAITING)
+                working.requeue(session, [trial.id], Outcome.WAITING)
                 return Outcome.WAITING
             failed = [(trial, Result(Outcome.FAILED, error=error))]
-            _settle(session, failed)
-            _describe_results(session, failed)
-            _complete(session, failed)
+            working.settle(session, failed)
+            working.describe_results(session, failed)
+            working.complete(session, failed)
             return Outcome.FAILED
 
     @_verb
@@ -360,14 +346,14 @@ class Store:
         """Give these trials back at once. Those that are not ours any more are left alone."""
         if held:
             with self._writing() as session:
-                ours, _ = _held(session, held)
-                _requeue(session, list(ours), Outcome.WAITING)
+                ours, _ = working.held(session, held)
+                working.requeue(session, list(ours), Outcome.WAITING)
 
     @_verb
     def sweep(self, name: str) -> int:
         """Put cells whose lease ran out back into the queue, for Optuna's eyes too. Returns how many."""
         with self._writing() as session:
-            return _sweep(session, self._study_id(session, name))
+            return working.sweep(session, self._study_id(session, name))
 
     @_verb
     def bury(self, name: str, worker: str) -> int:
@@ -377,7 +363,7 @@ class Store:
         """
         with self._writing() as session:
             ids = [trial_id for (trial_id,) in session.ask(HELD_BY, study=self._study_id(session, name), worker=worker)]
-            _requeue(session, ids, Outcome.LOST)
+            working.requeue(session, ids, Outcome.LOST)
         return len(ids)
 
     @_verb
@@ -391,13 +377,13 @@ class Store:
             raise ValueError(f"Cells that are {', '.join(refused)} are not retried. Allowed: {allowed}.")
         with self._writing() as session:
             study_id = self._study_id(session, name)
-            _sweep(session, study_id)
+            working.sweep(session, study_id)
             words = [outcome.value for outcome in outcomes]
             ids = [trial_id for (trial_id,) in session.ask(WITH_OUTCOMES, study=study_id, outcomes=words)]
             if ids:
                 for forget in (*FORGET_RESULTS, FORGET_FAILURES, RETRY):
                     session.tell(forget, ids=ids)
-                _requeue(session, ids, Outcome.WAITING)
+                working.requeue(session, ids, Outcome.WAITING)
         return len(ids)
 
     @_verb
@@ -419,7 +405,7 @@ class Store:
                 if there.point.key in open_cells
             ]
             if taken:
-                _restore(session, study_id, taken, self._shown(session, study_id))
+                working.restore(session, study_id, taken, self._shown(session, study_id))
         return len(taken)
 
     # --- read ---------------------------------------------------------------------------------------------------------
@@ -428,13 +414,13 @@ class Store:
     def studies(self) -> dict[str, Counts]:
         """Every study of this store by name, with its counts; an expired lease counts as lost."""
         with self._reading() as session:
-            return _counts(session.ask(COUNTS))
+            return rows.counts(session.ask(COUNTS))
 
     @_verb
     def counts(self, name: str) -> Counts:
         """How many cells of this study stand where; an expired lease counts as lost. Raises StudyMissing."""
         with self._reading() as session:
-            counted = _counts(session.ask(COUNTS_OF_STUDY, name=name))
+            counted = rows.counts(session.ask(COUNTS_OF_STUDY, name=name))
             if name not in counted:
                 self._no_such_study(session, name)
         return counted[name]
@@ -518,6 +504,9 @@ class Store:
             try:
                 with transaction(pooled.driver_connection, self._backend, writes=writes) as session:
                     yield session
+            except self._engine.dialect.loaded_dbapi.Error:
+                pooled.invalidate()  # it may be dead; the next verb gets another one
+                raise
             finally:
                 pooled.close()  # rolls back what was not committed
         if rarely:
@@ -543,152 +532,3 @@ class Store:
         if study_id not in self._shown_steps:
             self._shown_steps[study_id] = shown_steps(planning.stored_budget(session, study_id))
         return self._shown_steps[study_id]
-
-
-# --- parts of a transaction -------------------------------------------------------------------------------------------
-
-
-def _held(session: Session, claimed: Collection[Trial]) -> tuple[dict[int, int], tuple[Trial, ...]]:
-    """Of these trials, those we hold ({trial id: study id}, their rows locked) and those we lost.
-
-    A trial that this attempt has finished is neither.
-    """
-    locked = session.ask(LOCK_CELLS, ids=[trial.id for trial in claimed])
-    now = {(trial_id, attempt): (study_id, outcome) for trial_id, study_id, attempt, outcome in locked}
-    held: dict[int, int] = {}
-    lost: dict[int, Trial] = {}
-    for trial in claimed:
-        study_id, outcome = now.get((trial.id, trial.attempt), (0, "lost"))
-        if outcome == "running":
-            held[trial.id] = study_id
-        elif outcome in ("waiting", "lost"):
-            lost[trial.id] = trial
-    return held, tuple(lost.values())
-
-
-def _joined(measured: Iterable[Measured]) -> list[Measured]:
-    """One curve per trial, none empty."""
-    parts: dict[int, tuple[Trial, list[Curve]]] = {}
-    for trial, curve in measured:
-        if len(curve):
-            parts.setdefault(trial.id, (trial, []))[1].append(curve)
-    return [(trial, mine[0] if len(mine) == 1 else Curve.join(mine)) for trial, mine in parts.values()]
-
-
-def _append_curves(session: Session, measured: Sequence[Measured]) -> None:
-    if measured:
-        names = ("trial_id", "attempt", "first_step", "entries")
-        pieces = [(trial.id, trial.attempt, int(curve.steps[0]), pack(curve)) for trial, curve in measured]
-        session.insert(curves, rows.columns(names, pieces), replaces=names[:3])
-
-
-def _show_points(session: Session, measured: Sequence[Measured], shown: Mapping[int, Collection[int]]) -> None:
-    """The validation losses at the steps that Optuna's dashboard shows."""
-    points = [
-        (trial.id, step, *mirror.stored_value(loss))
-        for trial, curve in measured
-        for step, loss in zip(curve.steps.tolist(), curve.validation_loss.tolist(), strict=True)
-        if step in shown[trial.id]
-    ]
-    if points:
-        names = ("trial_id", "step", "intermediate_value", "intermediate_value_type")
-        session.insert(intermediate_values, rows.columns(names, points), replaces=names[:2])
-
-
-def _settle(session: Session, ended: Sequence[Ended]) -> None:
-    """How these trials ended, in our tables; curves of broken attempts go."""
-    for outcome, ids in _by_outcome(ended):
-        session.tell(SETTLE, ids=ids, outcome=outcome.value)
-    session.insert(results, rows.result_columns(ended))
-    if again := [trial.id for trial, _ in ended if trial.attempt > 1]:
-        session.tell(DROP_BROKEN_CURVES, ids=again)
-
-
-def _describe_results(session: Session, ended: Sequence[Ended]) -> None:
-    """How these trials ended, as user attributes of Optuna's trials."""
-    said = [(trial.id, *pair) for trial, result in ended for pair in mirror.result_attributes(result).items()]
-    session.insert(trial_attributes, rows.columns(("trial_id", "key", "value_json"), said))
-
-
-def _complete(session: Session, ended: Sequence[Ended]) -> None:
-    """How these trials ended, as state and value of Optuna's trials."""
-    for outcome, ids in _by_outcome(ended):
-        session.tell(COMPLETE, ids=ids, state=mirror.STATES[outcome])
-    told = [(trial.id, 0, *value) for trial, result in ended if (value := mirror.trial_value(result))]
-    if told:
-        names = ("trial_id", "objective", "value", "value_type")
-        session.insert(values, rows.columns(names, told), replaces=names[:2])
-
-
-def _restore(
-    session: Session, study_id: int, brought: Sequence[tuple[Trial, Curve, Moments]], shown: Collection[int]
-) -> None:
-    for attempt in {trial.attempt for trial, _, _ in brought}:
-        ids = [trial.id for trial, _, _ in brought if trial.attempt == attempt]
-        session.tell(SET_ATTEMPT, ids=ids, attempt=attempt)
-    measured = [(trial, curve) for trial, curve, _ in brought if len(curve)]
-    _append_curves(session, measured)
-    _show_points(session, measured, {trial.id: shown for trial, _ in measured})
-    ended = [(trial, trial.result) for trial, _, _ in brought if trial.result]
-    _settle(session, ended)
-    _describe_results(session, ended)
-    _complete(session, ended)
-    names = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
-    dated = [(trial.id, trial.number, mirror.STATES[trial.outcome], *moments) for trial, _, moments in brought]
-    session.insert(trials, {**rows.columns(names, dated), "study_id": study_id}, replaces=("trial_id",))
-
-
-def _by_outcome(ended: Sequence[Ended]) -> Iterator[tuple[Outcome, list[int]]]:
-    def outcome(one: Ended) -> Outcome:
-        return one[1].outcome
-
-    for became, group in groupby(sorted(ended, key=outcome), key=outcome):
-        yield became, [trial.id for trial, _ in group]
-
-
-def _sweep(session: Session, study_id: int) -> int:
-    ids = [trial_id for (trial_id,) in session.ask(EXPIRED, study=study_id)]
-    _requeue(session, ids, Outcome.LOST)
-    return len(ids)
-
-
-def _requeue(session: Session, ids: list[int], outcome: Outcome) -> None:
-    """Back to the queue, here and in Optuna's tables; points of the broken attempt leave Optuna's plots."""
-    if ids:
-        session.tell(REQUEUE, ids=ids, outcome=outcome.value)
-        session.tell(WAIT_AGAIN, ids=ids)
-        session.tell(FORGET_POINTS, ids=ids)
-
-
-def _yield_to_optuna(session: Session, ids: list[int]) -> None:
-    """These cells wait in our table, but a process of stock Optuna has started them, and perhaps finished them.
-
-    A started one gets a lease, in case that process dies. One that was finished without our objective has no outcome
-    we could vouch for: it failed, and `retry` runs it.
-    """
-    states = dict(session.ask(STATES_OF, ids=ids))
-    session.tell(LEASE, ids=ids, worker=OPTUNA, seconds=LEASE_SECONDS)
-    if finished := [trial_id for trial_id in ids if states.get(trial_id) != "RUNNING"]:
-        error = "Finished by another program than adamom. Try: adamom retry STUDY --failed"
-        session.tell(SETTLE, ids=finished, outcome=Outcome.FAILED.value)
-        session.insert(results, {"trial_id": finished, "steps": 0, "error": error, "provenance": "{}"})
-
-
-def _counts(counted: Iterable[tuple[Any, ...]]) -> dict[str, Counts]:
-    found: dict[str, dict[str, int]] = {}
-    for name, outcome, n in counted:
-        found.setdefault(name, {}).update({outcome: n} if outcome else {})
-    return {name: Counts(**each) for name, each in found.items()}
-
-
-def _refuse_unusable_file(url: sa.URL, create: bool) -> None:
-    """Say clearly what SQLite would say badly."""
-    if url.get_backend_name() != "sqlite":
-        return
-    file = connection.database_file(url)
-    if file.is_dir():
-        raise StoreRefused(f"{file} is a folder. Try: --store sqlite:///{file / 'adamom.db'}")
-    if not create and not file.exists():
-        raise StoreMissing(f"There is no store at {file.absolute()} yet. Try: adamom plan STUDY --store {address(url)}")
-    if not file.parent.is_dir():
-        raise StoreRefused(f"There is no folder {file.parent.absolute()}. Try: mkdir -p {file.parent.absolute()}")

@@ -302,6 +302,16 @@ class TestFinish:
         assert store.errors("digits") == {trial.id: "Traceback 3"}
         assert repr(store.trials("digits")[0].result) == repr(Result(Outcome.FAILED, error="Traceback 3"))
 
+    def test_a_traceback_that_no_database_can_keep_is_kept_as_far_as_it_goes(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points[:2])
+        one, two = claim(store, 2)
+        assert store.fail(one, "bad \0 and \ud800 and β", retries=0) is Outcome.FAILED
+        assert store.finish([(two, Result(Outcome.OOM, error="bad \0 and \ud800 and β"))]) == ()
+        assert [t.result and t.result.error for t in store.trials("digits")] == ["bad ? and ? and β"] * 2
+        assert store.errors("digits") == {one.id: "bad ? and ? and β"}
+
     def test_a_release_is_not_a_failure(self, store: Store, study: Study, points: tuple[Point, ...]) -> None:
         store.plan(study, points[:1])
         for _ in range(5):

@@ -32,7 +32,7 @@ from storage import (
 )
 from storage.connection import OPTUNA_SCHEMA, OUR_SCHEMAS, connect, parse, prepare, schema
 from storage.statements import EXPIRED, WAITING
-from storage.store import _requeue
+from storage.working import requeue
 from tests.postgres import Postgres
 
 from .conftest import CONVERGED, curve, grid
@@ -292,7 +292,7 @@ class TestManyAtOnce:
             with slow._writing() as session:
                 expired = [trial_id for (trial_id,) in session.ask(EXPIRED, study=study_id)]
                 held = claim(quick, 18, worker="quick")
-                _requeue(session, expired, Outcome.LOST)
+                requeue(session, expired, Outcome.LOST)
             assert len(expired) == 3
             assert quick.finish([(trial, CONVERGED) for trial in held]) == ()
             assert slow.counts("digits") == Counts(lost=3, converged=15)
