@@ -113,8 +113,8 @@ PLANE = Caption(
 
 PROFILE = Caption(
     "Performance profiles",
-    "The share of workloads whose target an arm reaches within τ times the steps of the fastest arm there, every arm at "
-    "its best learning rate (Dahl et al. 2023); higher and further left is faster.",
+    "The share of workloads whose target an arm reaches within τ times the steps of the fastest arm there, every arm "
+    "at its best learning rate (Dahl et al. 2023); higher and further left is faster.",
     "anything absolute: adding an arm to the comparison may change every line.",
     "it takes learning curves, and an arm that reached a target.",
 )
