@@ -250,6 +250,16 @@ class Pack:
         group.params = moved(part.rule, here, self.weights, self.params)
         return Slice(part.rule, here, group)
 
+    def bytes_per_lane(self) -> float:
+        """Memory that a lane takes while it trains, after at least one step: its share of everything the pack holds."""
+        batch = self.orders[0][self.seed_of]
+        inputs, targets = self.training.inputs[batch], self.training.targets[batch]
+        state = [self.weights, self.grads, *self.buffers, inputs, targets]
+        state += [tensor for part in self.slices for tensor in tensors_of(part.group)]
+        steps = self.program("gradient", inputs, targets).peak_bytes
+        looks = max(self.program("evaluation", *chunk).peak_bytes for chunk in training.chunks(self.validation))
+        return (sum(tensor.numel() * tensor.element_size() for tensor in state) + max(steps, looks)) / len(self.live)
+
     def program(self, kind: str, inputs: Tensor, targets: Tensor) -> program.Program:
         """The compiled gradient or evaluation for the shapes at hand; compiled once per process."""
         key = (kind, self.workload.name, len(self.live), len(inputs), str(self.device))
@@ -293,6 +303,15 @@ def narrower(alive: int, packed: int) -> int:
 
 
 OUTSIDE = ("params", "grads", "lr", "fresh")  # of an optimizer's state: what the pack has anyway, and first steps
+
+
+def tensors_of(state: Any) -> Iterator[Tensor]:
+    """The tensors that belong to an optimizer's state."""
+    for name in (each.name for each in fields(state) if each.name not in OUTSIDE):
+        value = getattr(state, name)
+        if is_dataclass(value):
+            yield from tensors_of(value)
+        yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, Tensor))
 
 
 def lane_state(state: Any, lane: int) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def peak_bytes(graph: fx.Graph) -> int:
         ends.setdefault(at, []).append(owner)
     held = peak = 0
     for at, node in enumerate(graph.nodes):
-        if home.get(node) is node:
+        if node in home and home[node] is node:
             held += size(node)
             peak = max(peak, held)
         held -= sum(size(owner) for owner in ends.get(at, ()))
