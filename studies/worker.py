@@ -159,9 +159,10 @@ class Worker:
         if len(pack) == 1:
             self.record([], [(pack[0], Result(Outcome.OOM, error=error))])
             return
-        self.width = half = max(1, len(pack) // 2)
-        log.warning("out of memory with %d lanes: going on with %d", len(pack), half)
-        for part in (pack[:half], pack[half:]):
+        self.width = len(pack) // 2
+        log.warning("out of memory with %d lanes: going on with %d", len(pack), self.width)
+        while pack:
+            part, pack = pack[: self.width], pack[self.width :]
             self.train(part, in_lanes=True)
 
     def blame(self, pack: tuple[Trial, ...], error: str) -> None:
