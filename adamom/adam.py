@@ -2,7 +2,7 @@
 
     g <- gradient (+ weight_decay x, unless the decay is decoupled)
     s <- b2 s + (1 - b2) g^2,                D = sqrt(s / (1 - b2^t)) + eps
-    m <- keep m + take g                     keep, take = beta, 1 - beta; other rules say their own
+    m <- m + take (g - m)                    take = 1 - beta; AdaptiveMemory says its own
     x <- x - lr (m / c / D + decoupled weight_decay x)
 
 With a constant beta, c = 1 - beta^t corrects the bias of m, which starts at zero. With a rule m starts as the first
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Factor, Tensors, add_scaled_, blend_, divide_, lerp_, scale_
+from .arithmetic import Factor, Tensors, add_scaled_, divide_, divided, lerp_, scale_
 from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
 from .optimizer import (
@@ -126,10 +126,9 @@ def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over
         if isinstance(rule, Fixed):
             descend_constant_(group, part, grads, scale, rule.momentum)
             continue
-        keep, take = (of_part(weight, part, over) for weight in rule.weights(beta, averaged=True))
-        blend_(part.velocity, grads, keep, take)
+        lerp_(part.velocity, grads, of_part(rule.take(beta), part, over))
         begin_(part.velocity, grads, part, group.fresh)
-        direction = list(torch._foreach_div(part.velocity, scale))
+        direction = divided(part.velocity, scale)
         if group.decoupled and group.weight_decay:
             torch._foreach_add_(direction, part.params, alpha=group.weight_decay)
         add_scaled_(part.params, direction, -group.lr)

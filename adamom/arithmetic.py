@@ -23,6 +23,7 @@ __all__ = [
     "blend_",
     "copy_",
     "divide_",
+    "divided",
     "lerp_",
     "pick",
     "scale_",
@@ -66,9 +67,24 @@ def blend_(tensors: Tensors, others: Tensors, keep: Factor, take: Factor) -> Non
         add_scaled_(tensors, others, take)
 
 
-def lerp_(tensors: Tensors, others: Tensors, weight: float) -> None:
+def lerp_(tensors: Tensors, others: Tensors, weight: Factor) -> None:
     """x <- x + weight (y - x)."""
-    torch._foreach_lerp_(tensors, others, weight)
+    if isinstance(weight, float | int):
+        torch._foreach_lerp_(tensors, others, weight)
+        return
+    weights = each(weight, tensors)
+    if sharded(tensors[0]) or any(w.dtype != t.dtype for w, t in zip(weights, tensors, strict=True)):
+        scale_(tensors, [1 - w for w in weights])  # lerp would round the weight to bfloat16, and knows no DTensor
+        torch._foreach_addcmul_(tensors, others, weights)
+    else:
+        torch._foreach_lerp_(tensors, others, weights)
+
+
+def divided(tensors: Tensors, others: Tensors) -> Tensors:
+    """x / y, in the memory of y where that is one call."""
+    if len(tensors) == 1 and not sharded(tensors[0]):
+        return [torch.div(tensors[0], others[0], out=others[0])]
+    return list(torch._foreach_div(tensors, others))
 
 
 def copy_(tensors: Tensors, others: Tensors) -> None:

@@ -84,7 +84,9 @@ def products(xs: Tensors, ys: Tensors | None, over: Reduction) -> list[Tensor]:
         return [gathered((x.to(dtype) * y.to(dtype)).sum()) for x, y in zip(xs, ys, strict=True)]
     if not over.each:
         xs, ys = flat(xs), None if ys is None else flat(ys)
-    return [torch.dot(x.reshape(-1).to(dtype), y.reshape(-1).to(dtype)) for x, y in zip(xs, ys or xs, strict=True)]
+    rows = [x.reshape(-1).to(dtype) for x in xs]
+    columns = rows if ys is None else [y.reshape(-1).to(dtype) for y in ys]
+    return list(map(torch.dot, rows, columns))
 
 
 def by_lane(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:

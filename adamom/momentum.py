@@ -127,9 +127,9 @@ class Rule(ABC):
     def beta(self, s: Statistics) -> Scalar:
         """The momentum of this step, of the shape that the statistics have."""
 
-    def weights(self, beta: Scalar, averaged: bool) -> tuple[Scalar, Scalar]:
-        """(keep, take) in v <- keep v + take g. averaged: the optimizer's velocity is an average (Adam), not a sum."""
-        return beta, (1 - beta if averaged or self.averaging else 1.0)
+    def take(self, beta: Scalar) -> Scalar:
+        """The weight of the gradient in a velocity that averages: v <- v + take (g - v)."""
+        return 1 - beta
 
     def as_dict(self) -> dict[str, Any]:
         """The rule in plain words, for checkpoints and study files; `rule(**words)` builds it again."""
@@ -313,8 +313,8 @@ class AdaptiveMemory(Rule):
         beta = quotient(planes, s.velocity_error.square()).clamp(0, self.cap)
         return torch.where(s.velocity == 0, torch.zeros_like(beta), beta)
 
-    def weights(self, beta: Scalar, averaged: bool) -> tuple[Scalar, Scalar]:
-        return (beta + self.strength) / (1 + self.strength), (1 - beta) / (1 + self.strength)
+    def take(self, beta: Scalar) -> Scalar:
+        return (1 - beta) / (1 + self.strength)
 
 
 Momentum = float | Literal["adaptive"] | Rule  # what a user may pass

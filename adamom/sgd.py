@@ -1,8 +1,8 @@
 """Stochastic gradient descent with momentum, the momentum being a number or a rule.
 
     g <- gradient + weight_decay x
-    v <- keep v + take g          keep, take = beta, 1 - dampening for a heavy ball; other rules say their own
-    x <- x - lr v                 or x - lr (g + beta v) with nesterov
+    v <- beta v + (1 - dampening) g       or, for rules that average, v <- v + take (g - v)
+    x <- x - lr v                         or x - lr (g + beta v) with nesterov
 
 v starts as the first g. `step_` is the whole step as a function of tensors, for one model or for many lanes at once
 (see `adamom.measuring`); `SGD` keeps its state.
@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .arithmetic import Factor, Tensors, add_scaled_, blend_, pick
+from .arithmetic import Factor, Tensors, add_scaled_, blend_, lerp_, pick
 from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
 from .optimizer import MomentumOptimizer, ParamGroup, Params, keep, kept, real, recall, with_gradients
@@ -99,10 +99,15 @@ def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over
 
 
 def accelerated(rule: Rule, group: Group, part: Part, grads: Tensors, beta: Scalar, over: Reduction) -> Tensors:
-    """v <- keep v + take g, a velocity that starts being the gradient. Returns v, or g + beta v with nesterov."""
-    keep, take = rule.weights(beta, averaged=False)
+    """v <- beta v + g, or an average where the rule says so; a velocity that starts is the gradient.
+
+    Returns v, or g + beta v with nesterov.
+    """
     mine = partial(of_part, part=part, over=over)
-    blend_(part.velocity, grads, mine(keep), mine(take * (1 - group.dampening)))
+    if rule.averaging:
+        lerp_(part.velocity, grads, mine(rule.take(beta)))
+    else:
+        blend_(part.velocity, grads, mine(beta), 1.0 - group.dampening)
     begin_(part.velocity, grads, part, group.fresh)
     if not group.nesterov:
         return part.velocity

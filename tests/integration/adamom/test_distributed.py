@@ -4,8 +4,8 @@ Two real processes over gloo; each case runs the same steps in one process and c
 """
 
 import json
-import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,11 @@ def whole(param: Tensor) -> Tensor:
     return param.full_tensor() if hasattr(param, "full_tensor") else param
 
 
-def worker(rank: int, port: int, sharding: str, folder: Path) -> None:
+def worker(rank: int, sharding: str, folder: Path) -> None:
     """Train with every optimizer as one of two processes, and leave the answers in the folder."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     answers = {}
     try:
         mine = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
@@ -80,15 +81,10 @@ def worker(rank: int, port: int, sharding: str, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(answers))
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize("sharding", ["DDP", "FSDP2"])
-def test_two_processes_take_the_steps_of_one(sharding: str, tmp_path: Path):
-    mp.start_processes(worker, (free_port(), sharding, tmp_path), nprocs=2, start_method="spawn")
+def test_two_processes_take_the_steps_of_one(sharding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    mp.start_processes(worker, (sharding, tmp_path), nprocs=2, start_method="spawn")
     for rank in (0, 1):
         answers = json.loads((tmp_path / f"{rank}.json").read_text())
         assert answers.keys() == OPTIMIZERS.keys()
