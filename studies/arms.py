@@ -82,8 +82,7 @@ def build(arm: Arm, parameters: Iterable[Tensor], lr: float) -> Optimizer:
             raise ValueError(f"optimizer {arm.optimizer!r} takes no rule. Those that do: {', '.join(OPTIMIZERS)}.")
         return foreign.build(arm.optimizer, parameters, lr, arm.momentum, arm.options)
     if arm.optimizer not in OPTIMIZERS:
-        known = suggestion(arm.optimizer, OPTIMIZERS)
-        raise ValueError(f"unknown optimizer {arm.optimizer!r}. {known} Or LIBRARY.CLASS, such as torch.optim.RMSprop.")
+        raise ValueError(f"unknown optimizer {arm.optimizer!r}. {suggestion(arm.optimizer, OPTIMIZERS)}")
     options = dict(arm.options)
     accepted = ADAM_OPTIONS if arm.optimizer in DAMPED else SGD_OPTIONS
     for key in options:

@@ -11,9 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from typer.testing import CliRunner
+
+import cli
 
 SMALL = """
 question = "Does the door open?"
@@ -306,3 +310,63 @@ def test_studies_lists_every_shipped_study_with_its_question(tmp_path: Path) -> 
     assert sorted(line.split()[0] for line in answer.stdout.splitlines()) == sorted(shipped)
     assert "digits" in shipped
     assert all(line.rstrip().endswith("?") for line in answer.stdout.splitlines())
+
+
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    """A command in this process: as real as in another, and without waiting for torch again."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("ADAMOM_STORE", raising=False)
+    return CliRunner().invoke(cli.app, words)
+
+
+def test_a_report_can_be_written_again_without_the_store(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept.json").write_bytes((finished / "report.json").read_bytes())
+    again = inside(tmp_path, monkeypatch, "report", "--from", "kept.json")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "report.html").read_bytes() == (finished / "report.html").read_bytes()
+    assert not (tmp_path / "adamom.db").exists()
+
+
+def test_arms_are_compared_with_the_baseline_that_was_asked_for(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "comparison.html"
+    answer = inside(finished, monkeypatch, "compare", "small", "--baseline", "sgd 0.9", "--out", str(page))
+    assert answer.exit_code == 0, answer.stderr
+    assert "sgd adaptive: basin" in answer.stdout
+    assert page.stat().st_size > 100_000
+    unknown = inside(finished, monkeypatch, "compare", "small", "--baseline", "sgd 0.8")
+    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    assert "Its arms: sgd 0.9, sgd adaptive" in unknown.stderr
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "json"])
+def test_an_exported_study_gives_the_same_report_from_another_store(
+    form: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"trials.{form}"
+    assert inside(finished, monkeypatch, "export", "small", "--to", str(file)).exit_code == 0
+    brought = inside(tmp_path, monkeypatch, "import", file.name)
+    assert brought.exit_code == 0, brought.stderr
+    assert brought.stdout == f"trials.{form}: {CELLS} cells added, {CELLS} results brought.\n"
+    here, there = (inside(folder, monkeypatch, "report", "small", "--json") for folder in (tmp_path, finished))
+    assert json.loads(here.stdout)["arms"] == json.loads(there.stdout)["arms"]
+
+
+def test_doctor_says_what_there_is_and_what_to_do(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = inside(finished, monkeypatch, "doctor")
+    assert well.exit_code == 0, well.stdout
+    assert "database: reachable, SQLite" in well.stdout
+    assert "device: cpu" in well.stdout
+    ill = inside(tmp_path, monkeypatch, "doctor", "--store", "postgresql://nobody@127.0.0.1:1/none")
+    assert ill.exit_code == 1
+    assert "Is it up?" in ill.stdout
+
+
+def test_retry_says_how_many_cells_are_in_the_queue_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = inside(finished, monkeypatch, "retry", "small", "--failed", "--oom")
+    assert (none.exit_code, none.stdout) == (0, "small: 0 cells are in the queue again. Try: adamom work small\n")
