@@ -89,6 +89,12 @@ def test_every_command_has_an_imperative_first_line_and_an_example(command: str)
     assert not first.split()[0].endswith("s"), f"{first!r} should tell, not describe"
 
 
+def test_every_command_is_in_the_readme() -> None:
+    readme = (Path(cli.__file__).parent / "README.md").read_text(encoding="utf-8")
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert [name for name in names if f"adamom {name}" not in readme] == []
+
+
 def test_help_and_the_list_of_studies_import_no_torch() -> None:
     script = (
         "import sys; from typer.testing import CliRunner; import cli; "
