@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dashboards import metrics
 from storage.records import Arm, Counts, Curve, Outcome, Study, Trial
 
 __all__ = ["COLUMNS", "OUTCOMES", "ArmGrid", "Evidence"]
@@ -172,21 +173,22 @@ class Evidence:
         shape = len(self.study.seeds), len(arm.lr.values)
         outcome = self.columns["outcome"][mine]
         diverged = outcome == OUTCOMES.index(Outcome.DIVERGED)
-        measured = diverged | (outcome == OUTCOMES.index(Outcome.CONVERGED))
+        initial = self.columns["initial_loss"][mine]
+        loss = np.where(diverged, initial, metrics.cap(self.columns["final_loss"][mine], initial))
+        measured = (diverged | (outcome == OUTCOMES.index(Outcome.CONVERGED))) & np.isfinite(loss)
 
-        def spread(values: NDArray[Any], where: NDArray[np.bool_] = measured) -> Floats:
+        def spread(values: NDArray[Any]) -> Floats:
             filled = np.full(shape, np.nan)
-            filled[at] = np.where(where, values, np.nan)
+            filled[at] = np.where(measured, values, np.nan)
             return filled
 
-        final, initial = self.columns["final_loss"][mine], self.columns["initial_loss"][mine]
         momentum = self.columns["mean_momentum"][mine] if arm.adaptive else np.full(len(mine), arm.momentum)
         row = np.full(shape, -1)
         row[at] = mine
         return ArmGrid(
             arm=arm,
             lrs=np.array(arm.lr.values),
-            loss=spread(np.where(final < initial, final, initial)),
+            loss=spread(loss),
             initial=spread(initial),
             diverged=spread(diverged.astype(float)),
             momentum=spread(momentum),

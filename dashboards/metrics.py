@@ -66,7 +66,7 @@ def cap(losses: ArrayLike, initial: ArrayLike) -> Floats:
     Wortsman et al. 2023 (arXiv 2309.14322, section 2.2). Dropping such runs would make the least stable arm the best.
     """
     final, start = np.asarray(losses, dtype=float), np.asarray(initial, dtype=float)
-    return np.where(final < start, final, start)
+    return np.where(np.isfinite(final) & (final < start), final, start)
 
 
 def draws(seeds: int, *, seed: int, resamples: int) -> Floats:

@@ -26,7 +26,7 @@ class TestCap:
         assert metrics.learning_rate_sensitivity(metrics.cap(final, 7.0)) == pytest.approx(1.264286, abs=5e-7)
 
     def test_infinite_and_nan_losses_become_the_loss_at_initialisation(self) -> None:
-        assert metrics.cap([0.5, np.inf, NAN, -np.inf, 8.0], 7.0).tolist() == [0.5, 7.0, 7.0, -np.inf, 7.0]
+        assert metrics.cap([0.5, np.inf, NAN, -np.inf, 8.0], 7.0).tolist() == [0.5, 7.0, 7.0, 7.0, 7.0]
 
     @given(curves, st.integers(0, 6))
     def test_a_diverged_cell_never_improves_a_score(self, curve: np.ndarray, where: int) -> None:
