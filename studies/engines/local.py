@@ -153,6 +153,7 @@ class Crew:
 
 def _work(job: Job, device: torch.device, parent: int) -> None:
     """A worker process from beginning to end: errors of the store are one line, ours a traceback."""
+    logging.basicConfig(format="adamom: %(message)s", level=logging.WARNING)
     try:
         work(job, device, parent=parent)
     except StoreError as error:
