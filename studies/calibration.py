@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from storage.records import Outcome, Study, Trial
-from studies import training
+from studies import arms, training
 from studies.grid import points
 from studies.lanes import Pack
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 WIDTHS = {"cpu": (8, 32, 128), "cuda": (8, 32, 128, 512)}
 WARM_UP, TIMED = 2, 6  # steps
+COST = 2 * (WARM_UP + TIMED)  # of trying one lane, in steps of a trial; writing the program down takes as long again
+SHARE = 0.015  # of the study's steps may be spent on finding the width; two workers each find it for themselves
 HOPELESS = 1.5  # once a pack is so many times slower per trial than the best, wider ones are not tried
 
 
@@ -44,11 +46,14 @@ class Choice:
 
 def calibrate(study: Study, device: torch.device) -> Choice:
     """The fastest way to train this study's trials on this device. Logs its choice, and why when it is the loop."""
-    trials = [Trial(i, i, point, Outcome.RUNNING) for i, point in enumerate(points(study))]
-    loop = alone(study, trials[0], device)
+    every = [Trial(i, i, point, Outcome.RUNNING) for i, point in enumerate(points(study))]
+    trials = [trial for trial in every if arms.fits_lanes(study.arm(trial.point.arm))]
+    affordable = SHARE * len(trials) * study.budget.steps
+    study = replace(study, budget=replace(study.budget, steps=max(study.budget.steps, WARM_UP + TIMED)))
+    loop = alone(study, (trials or every)[0], device)
     best = Choice(1, loop, loop)
     for width in WIDTHS.get(device.type, WIDTHS["cpu"]):
-        if width > len(trials):
+        if width > len(trials) or COST * width > affordable:
             break
         try:
             seconds = together(study, trials[:: len(trials) // width][:width], device)
@@ -65,9 +70,8 @@ def calibrate(study: Study, device: torch.device) -> Choice:
 
 def alone(study: Study, trial: Trial, device: torch.device) -> float:
     """Seconds per step of the plain loop."""
-    events = training.train(trial.point, study, device)
-    next(events)  # the evaluation at initialisation
-    return timed(lambda: next(events), device)
+    steps = (event for event in training.train(trial.point, study, device) if event is None)
+    return timed(lambda: next(steps), device)
 
 
 def together(study: Study, trials: list[Trial], device: torch.device) -> float:

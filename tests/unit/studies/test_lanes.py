@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from storage.records import Axis, Budget, Curve, Outcome, Point, Result, Study, Trial
-from studies import arms, catalog, lanes, spec, training, workloads
+from studies import arms, calibration, catalog, lanes, spec, training, workloads
 from studies.calibration import calibrate
 from studies.checkpoints import Checkpoints
 
@@ -224,6 +224,33 @@ def test_a_model_that_cannot_train_in_lanes_trains_alone_and_the_log_says_why(
     first, again = (alone(small, ("sgd 0.9", 0.01, 0)) for _ in range(2))
     assert first.result.outcome is Outcome.CONVERGED
     assert_equal(first, again)
+
+
+def test_a_study_shorter_than_its_calibration_is_not_calibrated(monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+    monkeypatch.setattr(
+        calibration, "together", lambda study, trials, device: tried.append(len(trials)) or 1e-6 / len(trials)
+    )
+    shipped = spec.load("digits-cnn")  # 540 trials
+    for steps, widths in ((4, []), (20, [8]), (80, [8, 32]), (420, [8, 32, 128])):
+        tried.clear()
+        assert calibrate(replace(shipped, budget=Budget(steps, 1, 64)), CPU).lanes == max(widths, default=1)
+        assert tried == widths
+
+
+def test_optimizers_that_know_no_lanes_do_not_keep_the_others_out_of_them(monkeypatch: pytest.MonkeyPatch):
+    shipped = spec.load("digits")
+    foreign = arms.arm("rms", "torch.optim.RMSprop", None, shipped.arms[0].lr, {})
+    seen: set[str] = set()
+
+    def together(study: Study, trials: Sequence[Trial], device: torch.device) -> float:
+        seen.update(trial.point.arm for trial in trials)
+        return 1e-6 / len(trials)
+
+    monkeypatch.setattr(calibration, "together", together)
+    assert calibrate(replace(shipped, arms=(foreign, *shipped.arms)), CPU).lanes > 1
+    assert foreign.name not in seen
+    assert calibrate(replace(shipped, arms=(foreign,)), CPU).lanes == 1
 
 
 def test_parameters_of_two_types_are_refused(monkeypatch: pytest.MonkeyPatch):
