@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from dashboards.summary import Summary, analyse
 from storage.records import Arm, Axis, Budget, Study
 
 __all__ = ["Archived", "read_json", "write_json"]
+
+SOFTWARE = ("numpy", "scipy", "plotly", "opda")  # whose next release could move a last digit
 
 
 class Archived(NamedTuple):
@@ -37,6 +40,7 @@ def write_json(summary: Summary, path: Path | str, *, command: str, provenance: 
     whole = summary.as_dict() | {
         "command": command,
         "provenance": dict(provenance),
+        "software": {name: version(name) for name in SOFTWARE},
         "chosen_baseline": summary.chosen,
         "evidence": _encoded(summary.evidence),
     }

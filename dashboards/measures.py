@@ -89,13 +89,17 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What one arm measured: loss, diverged and steps (to target, at most a whole run) of shape (seeds, points)."""
+    """What one arm measured: arrays of shape (seeds, points).
+
+    steps: to the target, at most a whole run. unreached: the run ended before it got there, so its steps are too few.
+    """
 
     lrs: Floats
     effective_lrs: Floats
     loss: Floats
     diverged: Floats
     steps: Floats
+    unreached: NDArray[np.bool_]
 
     @classmethod
     def of(cls, grid: ArmGrid, evidence: Evidence, scale: Scale) -> Cells:
@@ -104,12 +108,13 @@ class Cells:
         steps[ran] = metrics.steps_to_target(
             evidence.validation_loss[grid.row[ran]], evidence.steps, target=scale.target
         )
-        return cls(grid.lrs, grid.effective_lrs, grid.loss, grid.diverged, np.minimum(steps, scale.steps))
+        capped = np.minimum(steps, scale.steps)
+        return cls(grid.lrs, grid.effective_lrs, grid.loss, grid.diverged, capped, np.isinf(steps))
 
     def at(self, points: NDArray[np.bool_] | NDArray[np.intp], seeds: NDArray[np.bool_]) -> Cells:
         """Only these points and seeds."""
         rows = self.loss[seeds][:, points], self.diverged[seeds][:, points], self.steps[seeds][:, points]
-        return Cells(self.lrs[points], self.effective_lrs[points], *rows)
+        return Cells(self.lrs[points], self.effective_lrs[points], *rows, self.unreached[seeds][:, points])
 
     def curves(self, weights: Floats | None = None) -> Curves:
         """The means over seeds, of shape (1, points); with weights of shape (resamples, seeds), one per resample."""

@@ -124,7 +124,7 @@ def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
 def _error_bar(estimate: Estimate, look: Look) -> dict[str, object] | None:
     if not math.isfinite(estimate.low):
         return None
-    beyond, below = estimate.high - estimate.value, estimate.value - estimate.low
+    beyond, below = max(estimate.high - estimate.value, 0), max(estimate.value - estimate.low, 0)
     bar = {"type": "data", "symmetric": False, "array": [beyond], "arrayminus": [below]}
     return bar | {"thickness": 1.6, "width": 3, "color": look.colour}
 

@@ -177,7 +177,7 @@ def page(summary: Summary, *, command: str, provenance: Mapping[str, str]) -> st
         window=_window(summary),
         tolerance=percent(TOLERANCE),
         command=command,
-        provenance=provenance,
+        provenance=_said_once(provenance, summary.evidence.provenance),
         ran_on=summary.evidence.provenance,
         errors=summary.evidence.errors,
         counts=summary.counts.as_dict(),
@@ -273,6 +273,11 @@ def _resolution(summary: Summary) -> str:
     if not steps:
         return "one learning rate, so no width can be measured"
     return f"a grid step of {decades(max(steps))} decades"
+
+
+def _said_once(provenance: Mapping[str, str], ran_on: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """The page's provenance without what the list of what the trials ran on says again."""
+    return {key: value for key, value in provenance.items() if value != ", ".join(ran_on.get(key, ()))}
 
 
 def _window(summary: Summary) -> str:

@@ -182,7 +182,10 @@ class Summary:
             "sentence": self.sentence,
             "scale": {name: value if math.isfinite(value) else None for name, value in scale.items()},
             "bootstrap": {"seed": self.seed, "resamples": self.resamples, "level": 0.95, "unit": "seed"},
-            "arms": [row.as_dict() for row in self.rows],
+            "arms": [
+                row.as_dict() | {"points": _points(grid)}
+                for row, grid in zip(self.rows, self.evidence.grids, strict=True)
+            ],
             "claims": [claim.as_dict() for claim in self.claims],
             "comparisons": [difference.as_dict() for difference in self.differences],
             "importance": [each.as_dict() for each in self.importances],
@@ -266,6 +269,25 @@ def _row(grid: ArmGrid, cells: Cells, evidence: Evidence, scale: Scale, *, seed:
     )
 
 
+def _points(grid: ArmGrid) -> list[dict[str, Any]]:
+    """Per learning rate: the mean loss over seeds, and the share of seeds diverged with a Wilson interval."""
+    loss, share = metrics.mean_over_seeds(grid.loss), metrics.mean_over_seeds(grid.diverged)
+    runs = np.isfinite(grid.loss).sum(axis=0)
+    low, high = metrics.wilson(np.round(np.nan_to_num(share) * runs), runs)
+    columns = (grid.lrs, grid.effective_lrs, loss, share, low, high)
+    return [
+        {
+            "lr": lr,
+            "effective_lr": effective if math.isfinite(effective) else None,
+            "loss": mean if n else None,
+            "diverged": Estimate(p, below, above, n).as_dict(),
+        }
+        for (lr, effective, mean, p, below, above), n in zip(
+            zip(*(column.tolist() for column in columns), strict=True), runs.tolist(), strict=True
+        )
+    ]
+
+
 def _tuning(grid: ArmGrid, scale: Scale) -> tuple[Estimate, ...]:
     curve = metrics.tuning_curve(grid.loss, draws=TUNING_DRAWS)
     low, high = metrics.tuning_bands(grid.loss, draws=TUNING_DRAWS, initial=scale.initial)
@@ -277,23 +299,23 @@ def _bounds(grid: ArmGrid, cells: Cells, scale: Scale) -> dict[str, str]:
     """Which numbers the edge of the grid or the end of the budget cut short."""
     if not grid.measured:
         return {}
-    loss, diverged, steps = (each[0] for each in cells.curves())
+    loss, diverged, _ = (each[0] for each in cells.curves())
     x, at = np.log10(grid.lrs), int(np.nanargmin(loss))
-    bounds = {}
-    for name, reference in (("basin", None), ("basin_effective", None), ("basin_shared", scale.best)):
-        found = metrics.basin(loss, x, tolerance=scale.tolerance, reference=reference)
-        if found.at_low[0] or found.at_high[0]:
-            bounds[name] = ">="
     last = grid.lrs[np.isfinite(loss)][-1]
-    stable = metrics.largest_stable_lr(diverged, grid.lrs, at=at)[0]
-    half = metrics.largest_stable_lr(diverged, grid.lrs, at=at, share=0.5)[0]
-    if stable == last:
-        bounds |= {"largest_stable_lr": ">=", "largest_stable_effective_lr": ">="}
-    if half == last:
-        bounds["largest_half_stable_lr"] = ">="
-    if steps[at] >= scale.steps:
-        bounds["steps_to_target"] = ">="
-    return bounds
+    own = metrics.basin(loss, x, tolerance=scale.tolerance)
+    shared = metrics.basin(loss, x, tolerance=scale.tolerance, reference=scale.best)
+    stable = metrics.largest_stable_lr(diverged, grid.lrs, at=at)[0] == last
+    learns = loss[at] < scale.initial
+    cut = {
+        "basin": learns and (own.at_low[0] or own.at_high[0]),
+        "basin_effective": learns and (own.at_low[0] or own.at_high[0]),
+        "basin_shared": learns and (shared.at_low[0] or shared.at_high[0]),
+        "largest_stable_lr": stable,
+        "largest_stable_effective_lr": stable,
+        "largest_half_stable_lr": metrics.largest_stable_lr(diverged, grid.lrs, at=at, share=0.5)[0] == last,
+        "steps_to_target": cells.unreached[:, at].any(),
+    }
+    return {name: ">=" for name, short in cut.items() if short}
 
 
 def _baselines(study: Study, rows: Sequence[ArmRow], chosen: str | None) -> dict[str, str]:

@@ -86,6 +86,12 @@ def test_the_small_print_says_how_to_make_the_page_again(whole: Reader, summary:
         assert text in whole.text
 
 
+def test_what_trials_ran_on_is_said_once(summary: Summary) -> None:
+    text = read(summary, provenance={"device": "cpu", "machine": "a laptop"}).text
+    assert text.count("device") == read(summary, provenance={}).text.count("device")
+    assert "a laptop" in text
+
+
 def test_the_page_asks_no_network_for_anything(whole: Reader) -> None:
     for tag, attributes in whole.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base")

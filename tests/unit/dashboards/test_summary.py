@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dashboards import Summary, summarise
-from storage.records import Outcome
+from storage.records import Curve, Outcome
 from tests.synthetic import not_finished
 
 NAN = float("nan")
@@ -36,6 +36,15 @@ def test_numbers_agree_with_a_recomputation_from_the_trials(finished: Any, summa
         assert row.best_loss.value == pytest.approx(min(means))
         assert row.sensitivity.value == pytest.approx(np.mean(means) - min(means))
         assert row.diverged.value == np.mean([trial.outcome is Outcome.DIVERGED for trial in mine])
+
+
+def test_each_point_says_how_many_seeds_diverged_there(hand_made: Any) -> None:
+    summary = summarise(*hand_made(a=[[0.5, NAN, None], [0.7, 1.0, None]]))
+    first, second, third = summary.as_dict()["arms"][0]["points"]
+    assert (first["lr"], first["effective_lr"], first["loss"]) == pytest.approx((1e-3, 1e-2, 0.6))
+    assert (second["diverged"]["value"], second["diverged"]["n"], second["loss"]) == (0.5, 2, 1.5)
+    assert [second["diverged"][end] for end in ("low", "high")] == pytest.approx([0.0945, 0.9055], abs=1e-4)
+    assert (third["loss"], third["diverged"]["value"], third["diverged"]["n"]) == (None, None, 0)
 
 
 def test_every_interval_holds_its_value_or_says_it_has_none(summary: Summary) -> None:
@@ -101,7 +110,7 @@ class TestWhatIsMissing:
     def test_all_diverged(self, hand_made: Any) -> None:
         summary = summarise(*hand_made(a=[[NAN, 5.0]], rule=[[NAN, math.inf]]))
         assert summary.sentence.startswith("No arm learned: all 4 runs")
-        assert [row.basin.value for row in summary.rows] == [0, 0]
+        assert [(row.basin.value, row.basin.bound) for row in summary.rows] == [(0, ""), (0, "")]
         assert [row.largest_stable_lr.known for row in summary.rows] == [False, False]
 
     def test_one_seed_has_no_intervals(self, hand_made: Any) -> None:
@@ -117,6 +126,16 @@ class TestWhatIsMissing:
     def test_one_learning_rate_touches_both_edges(self, hand_made: Any) -> None:
         row = summarise(*hand_made(a=[[1.0], [0.9]])).rows[0]
         assert (row.basin.value, row.basin.bound, row.largest_stable_lr.bound) == (0, ">=", ">=")
+
+    def test_steps_are_a_lower_bound_where_some_seed_never_arrived(self, hand_made: Any) -> None:
+        study, trials, _ = hand_made(a=[[0.5], [0.5]])
+        there, never = ([2.0, 0.5, 0.5], [2.0, 1.0, 1.0])
+        curves = {
+            trial.id: Curve([0, 50, 100], losses, losses, losses, losses)  # type: ignore[arg-type]
+            for trial, losses in zip(trials, (there, never), strict=True)
+        }
+        steps = summarise(study, trials, curves).rows[0].metrics["steps_to_target"]
+        assert (steps.value, steps.bound) == (75, ">=")
 
     def test_constant_loss_is_a_basin_as_wide_as_the_grid(self, hand_made: Any) -> None:
         row = summarise(*hand_made(a=[[1.0, 1.0, 1.0]] * 2)).rows[0]
