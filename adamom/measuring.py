@@ -57,6 +57,10 @@ class Sums:
         indices = part.indices if self.over.each else [0] * len(values)
         self.found.setdefault(name, []).extend(zip(indices, values, strict=True))
 
+    def add_value(self, name: str, value: Tensor) -> None:
+        """Add a sum of squares over the whole part that somebody else has taken."""
+        self.found.setdefault(name, []).append((0, value))
+
     def product(self, name: str) -> Tensor:
         """The sum, of the shape that the reduction says."""
         indices = [i for i, _ in self.found[name]]

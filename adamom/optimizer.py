@@ -39,6 +39,7 @@ class MomentumOptimizer(torch.optim.Optimizer):
     """
 
     kind: ClassVar[str]  # "SGD" or "Adam", as rules name the optimizers they fit
+    refuses: ClassVar[tuple[str, ...]] = ("differentiable", "fused")  # options of torch.optim that must stay unset
     _momenta: tuple[Scalar, ...] = ()
 
     @classmethod
@@ -74,7 +75,7 @@ class MomentumOptimizer(torch.optim.Optimizer):
         if self.kind not in settled.optimizers:
             wanted = ", ".join(sorted(settled.optimizers))
             raise ValueError(f"{name}: {settled} makes sense in {wanted} only. See adamom.HeavyBall for one that fits.")
-        check_options(name, group)
+        check_options(name, group, self.refuses)
         self.check_group(group, settled)
         if isinstance(settled, Fixed):
             self.set_momentum(group, settled.momentum)
@@ -220,13 +221,13 @@ def check_number(optimizer: str, name: str, value: Any, low: float, high: float 
         raise ValueError(f"{optimizer}: {name} must be {wanted}, got {value}.")
 
 
-def check_options(optimizer: str, group: ParamGroup) -> None:
+def check_options(optimizer: str, group: ParamGroup, refused: Sequence[str] = ()) -> None:
     """Refuse what every optimizer here refuses."""
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"{optimizer}: a tensor lr must have one element, got shape {tuple(lr.shape)}.")
     check_number(optimizer, "lr", lr, 0)
     check_number(optimizer, "weight_decay", group["weight_decay"], 0)
-    for option, instead in (("differentiable", "torch.optim"), ("fused", "foreach=True")):
-        if group.get(option):
-            raise ValueError(f"{optimizer}: {option}=True is not supported. Use {instead} instead.")
+    for option in refused:
+        if group[option]:
+            raise ValueError(f"{optimizer}: {option}=True is not supported. torch.optim.{optimizer} has it.")

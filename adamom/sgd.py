@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import kernels
 from .arithmetic import Factor, Tensors, add_scaled_, blend_, lerp_, pick
 from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
@@ -33,6 +35,7 @@ class Group:
     params, grads, velocity: as many tensors of the same shapes; the velocity is made at the first step.
     lr: a number, a tensor of shape (), or one per lane.
     foreach: work on many tensors in one call; without, on one after another.
+    fused: move them by the kernels of `adamom.kernels`.
     fresh: the tensors (by index) whose velocity starts in this step.
     """
 
@@ -47,6 +50,7 @@ class Group:
     nesterov: bool = False
     maximize: bool = False
     foreach: bool = True
+    fused: bool = False
 
     def start(self, rule: Rule) -> None:
         """Make the state of a group that has none, for its first step."""
@@ -82,7 +86,13 @@ def measure(rule: Rule, group: Group, parts: Sequence[Part], over: Reduction) ->
     """The statistics that the rule needs of this group; its memory then holds this step's gradient."""
     sums = Sums(over)
     for part in parts if rule.needs else ():
-        observe_(rule, part, penalised(part, group.weight_decay, group.maximize), group.memory, sums)
+        grads = penalised(part, group.weight_decay, group.maximize)
+        if group.fused:
+            kernels.demand(part.params, grads)
+            begin_(part.previous, grads, part, group.memory.fresh)
+            sums.add_value("gradient_change", fused().change_(part.previous, grads))
+        else:
+            observe_(rule, part, grads, group.memory, sums)
     return group.memory.statistics(rule, sums)
 
 
@@ -91,6 +101,9 @@ def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over
     sums = Sums(over)
     for part in parts:
         grads = penalised(part, group.weight_decay, group.maximize)
+        if group.fused:
+            sums.add_value("way", fused().heavy_ball_(part.params, grads, part.velocity, beta, group.lr))
+            continue
         direction = accelerated(rule, group, part, grads, beta, over) if has_velocity(rule) else grads
         add_scaled_(part.params, direction, -group.lr)
         follow_(rule, part, direction, group.lr, sums)
@@ -116,6 +129,13 @@ def accelerated(rule: Rule, group: Group, part: Part, grads: Tensors, beta: Scal
     return ahead
 
 
+def fused() -> Any:
+    """The kernels, which are compiled when they are first wanted."""
+    from .kernels import fused
+
+    return fused
+
+
 def has_velocity(rule: Rule) -> bool:
     return not (isinstance(rule, Fixed) and rule.momentum == 0)
 
@@ -138,10 +158,13 @@ class SGD(MomentumOptimizer):
 
         optimizer = adamom.SGD(model.parameters(), lr=0.1, momentum="adaptive")
 
+    fused: take the step in two sweeps over memory by kernels written in Triton; for "adaptive" on a GPU.
+
     Raises ValueError for values out of range and for rules that do not fit, with what to do instead.
     """
 
     kind = "SGD"
+    refuses = ("differentiable",)
 
     def __init__(
         self,
@@ -184,6 +207,10 @@ class SGD(MomentumOptimizer):
     def check_group(cls, group: ParamGroup, rule: Rule) -> None:
         if group["dampening"] and not isinstance(rule, Fixed):
             raise ValueError(f"SGD: dampening belongs to a constant momentum; {rule} weighs the gradient itself.")
+        if group["fused"] and (group["nesterov"] or not kernels.fuses(rule)):
+            raise ValueError(
+                f"SGD: fused=True is for momentum='adaptive' without nesterov, got {rule}. Leave fused out."
+            )
         if group["nesterov"] and (group["dampening"] or rule.averaging or not has_velocity(rule)):
             raise ValueError(
                 "SGD: nesterov needs a momentum > 0 that sums gradients: no dampening, no averaging rule. "
@@ -210,6 +237,7 @@ class SGD(MomentumOptimizer):
             memory=recall(rule, group, present, states, params),
             fresh=fresh,
             foreach=group["foreach"] is not False,
+            fused=bool(group["fused"]),
             **{name: group[name] for name in ("weight_decay", "dampening", "nesterov", "maximize")},
         )
         return found, present

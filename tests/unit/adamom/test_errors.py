@@ -24,8 +24,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: adamom.SGD([X], momentum="adaptive", dampening=0.1), "dampening belongs to a constant momentum"),
     (lambda: adamom.SGD([X], momentum=adamom.HeavyBall(metric="preconditioned")), "makes sense in Adam only"),
     (lambda: adamom.Adam([X], betas=(adamom.ConjugateGradient(), 0.9)), "makes sense in SGD only"),
-    (lambda: adamom.SGD([X], fused=True), "SGD: fused=True is not supported. Use foreach=True"),
-    (lambda: adamom.Adam([X], differentiable=True), "Adam: differentiable=True is not supported. Use torch.optim"),
+    (lambda: adamom.SGD([X], momentum=0.9, fused=True), "fused=True is for momentum='adaptive'"),
+    (lambda: adamom.SGD([X], momentum=adamom.HeavyBall(smoothing=0.9), fused=True), "fused=True is for"),
+    (lambda: adamom.SGD([X], differentiable=True), "SGD: differentiable=True is not supported. torch.optim.SGD has it"),
+    (lambda: adamom.Adam([X], fused=True), "Adam: fused=True is not supported. torch.optim.Adam has it"),
     (lambda: adamom.Adam([X], betas=(1.0, 0.9)), "Adam: betas[0] must be in [0, 1), got 1.0"),
     (lambda: adamom.AdamW([X], betas=(0.9, 1.0)), "AdamW: betas[1] must be in [0, 1), got 1.0"),
     (lambda: adamom.Adam([X], eps=-1.0), "Adam: eps must be >= 0, got -1.0"),
@@ -59,6 +61,15 @@ def test_what_makes_no_sense_is_refused_with_a_reason(build: Callable[[], object
 def test_a_momentum_that_is_no_number_word_or_rule_is_a_type_error(momentum: object):
     with pytest.raises(TypeError, match="a number, 'adaptive' or a rule"):
         as_rule(momentum)
+
+
+def test_fused_on_a_cpu_is_refused_at_the_step():
+    x = torch.ones(2, requires_grad=True)
+    x.grad = torch.ones(2)
+    optimizer = adamom.SGD([x], momentum="adaptive", fused=True)
+    with pytest.raises(RuntimeError, match=r"on a GPU|needs Triton"):
+        optimizer.step()
+    assert torch.equal(x.detach(), torch.ones(2))
 
 
 def test_a_refused_group_leaves_the_optimizer_as_it_was():
