@@ -36,6 +36,7 @@ SUPPORTED_POSTGRES = 150_000  # server_version_num of PostgreSQL 15.0
 
 BUSY_SECONDS = 30.0  # how long SQLite waits for another process's transaction
 CONNECT_SECONDS = 10  # how long PostgreSQL may take to answer the first packet
+FROZEN_SECONDS = 30  # a process that freezes in the middle of a transaction keeps its rows locked no longer
 PATIENCE_SECONDS = 600.0  # a server's restart or a failover fits in, a wrong address is noticed before lunch
 LONGEST_WAIT_SECONDS = 10.0
 SCHEMA_LOCK = 0x6164616D  # "adam": the advisory lock under which a schema is made
@@ -97,11 +98,18 @@ def connect(url: URL) -> Engine:
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
+    # psycopg warns of each broken pipeline; we say ourselves that the database is away.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     return sa.create_engine(
         url,
         pool_size=2,
         max_overflow=3,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "client_encoding": "utf8", "application_name": "adamom"},
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "client_encoding": "utf8",
+            "application_name": "adamom",
+            "options": f"-c idle_in_transaction_session_timeout={FROZEN_SECONDS}s",
+        },
     )
 
 

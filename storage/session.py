@@ -35,8 +35,9 @@ _DIALECTS: dict[str, sa.Dialect] = {
 class Session:
     """A transaction that has begun."""
 
-    def __init__(self, driver: Any, backend: str) -> None:
+    def __init__(self, driver: Any, backend: str, pipeline: Any = None) -> None:
         self._driver = driver
+        self._pipeline = pipeline
         self.backend = backend
 
     def ask(self, statement: sa.Executable, **given: Any) -> list[tuple[Any, ...]]:
@@ -46,9 +47,14 @@ class Session:
     def send(self, statement: sa.Executable, **given: Any) -> Callable[[], list[tuple[Any, ...]]]:
         """Ask without waiting: what comes back waits for the answer and returns its rows."""
         binary = {"binary": True} if self.backend == "postgresql" else {}
-        answer: Callable[[], list[tuple[Any, ...]]] = self._driver.execute(
-            *self._prepared(statement, given), **binary
-        ).fetchall
+        cursor = self._driver.execute(*self._prepared(statement, given), **binary)
+
+        def answer() -> list[tuple[Any, ...]]:
+            if self._pipeline is not None:
+                # Without a sync the server waits for more, and never notices that we froze with its rows locked.
+                self._pipeline.sync()
+            return list(cursor.fetchall())
+
         return answer
 
     def tell(self, statement: sa.Executable, **given: Any) -> None:
@@ -85,18 +91,15 @@ class Session:
 @contextmanager
 def transaction(driver: Any, backend: str, *, writes: bool) -> Iterator[Session]:
     """A transaction on the driver's connection: committed at the end. When something raises, the caller rolls back."""
-    session = Session(driver, backend)
+    if backend == "postgresql" and writes:
+        with driver.pipeline() as pipeline:
+            yield Session(driver, backend, pipeline)
+            driver.commit()
+        return
     if backend == "sqlite":
         driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-        yield session
-        driver.commit()
-    elif writes:
-        with driver.pipeline():
-            yield session
-            driver.commit()
-    else:
-        yield session
-        driver.commit()
+    yield Session(driver, backend)
+    driver.commit()
 
 
 @cache

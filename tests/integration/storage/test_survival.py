@@ -31,7 +31,7 @@ from storage import (
     Study,
 )
 from storage.connection import OPTUNA_SCHEMA, OUR_SCHEMAS, connect, parse, prepare, schema
-from storage.statements import EXPIRED, WAITING
+from storage.statements import EXPIRED, LOCK_CELLS, WAITING
 from storage.working import requeue
 from tests.postgres import Postgres
 
@@ -132,17 +132,31 @@ class TestKilledWorkers:
         self, store: Store, store_url: str, study: Study, points: tuple[Point, ...], start: Start
     ) -> None:
         store.plan(study, points)
-        hung = start(store_url, k=18, seconds=1.0, lease_seconds=1.0)
-        wait_until(lambda: store.counts("digits").running == 18)
-        hung.send_signal(signal.SIGSTOP)
+        hung = start(store_url, k=18, seconds=15.0, lease_seconds=3.0)
+        wait_until(lambda: len(store.curves("digits")) == 18)
+        hung.send_signal(signal.SIGSTOP)  # it has just recorded, and sleeps for 1.5 s between its transactions
         wait_until(lambda: store.counts("digits").lost == 18)
         second = claim(store, 18, worker="second")
+        assert len(second) == 18
         hung.send_signal(signal.SIGCONT)
-        time.sleep(1.0)
+        time.sleep(3.0)
         assert store.curves("digits") == {}
         assert store.finish([(trial, CONVERGED) for trial in second]) == ()
-        hung.communicate(timeout=20)
+        hung.communicate(timeout=60)
         assert [trial.result for trial in store.trials("digits")] == [CONVERGED] * 18
+
+    def test_a_process_frozen_in_the_middle_of_a_transaction_lets_its_rows_go(
+        self, postgres_url: str, study: Study, points: tuple[Point, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("storage.connection.FROZEN_SECONDS", 1)
+        with Store.open(postgres_url) as frozen, Store.open(postgres_url) as other:
+            frozen.plan(study, points)
+            trials = claim(frozen, 18)
+            with pytest.raises(StoreUnavailable), frozen._writing() as session:  # noqa: PT012
+                session.ask(LOCK_CELLS, ids=[trial.id for trial in trials])
+                assert other.bury("digits", "me") == 18, "it waits for the rows, and gets them"
+            assert other.counts("digits") == Counts(lost=18)
+            assert frozen.finish([(trial, CONVERGED) for trial in trials]) == trials
 
 
 class TestLostServer:
