@@ -23,7 +23,9 @@ RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu
 RULES = torch.library.Library("aten", "IMPL", "FuncTorchBatched")  # type: ignore[no-untyped-call]
 
 for operation, pieces in get_decompositions(RECURRENT).items():
-    RULES.impl(operation, pieces)  # type: ignore[no-untyped-call]
+    name = operation.name()  # type: ignore[no-untyped-call]
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "FuncTorchBatched"):  # as a later torch may have it
+        RULES.impl(operation, pieces)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

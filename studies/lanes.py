@@ -2,9 +2,9 @@
 
 A pack of trials shares a model and a batch size, nothing else. Its weights lie in one matrix of shape (lanes, weights);
 one program computes the losses and gradients of all lanes (`studies.program`), and one step per arm moves them all
-(`adamom.sgd.step_`, `adamom.adam.step_`). Lanes never mix: one that is full of NaN leaves the others as they are, to the
-bit. On the CPU a lane of matrix products gives in every pack the same bits; a convolution's sums may be taken in another
-order in a pack of another width.
+(`adamom.sgd.step_`, `adamom.adam.step_`). Lanes never mix: one that is full of NaN leaves the others as they are, to
+the bit. On the CPU a lane of matrix products gives the same bits in every pack; a convolution may take its sums in
+another order in a pack of another width.
 """
 
 from __future__ import annotations
