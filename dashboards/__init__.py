@@ -7,9 +7,10 @@
 from dashboards.archive import Archived, read_json, write_json
 from dashboards.comparison import Difference, Estimate
 from dashboards.export import FORMATS, FigureError, write_figures
+from dashboards.flags import Flag
 from dashboards.report import write_page
 from dashboards.side_by_side import Comparison, compare, write_comparison
-from dashboards.summary import ArmRow, Flag, Summary, summarise
+from dashboards.summary import ArmRow, Summary, summarise
 from dashboards.tables import latex_table, markdown_table
 
 __all__ = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dashboards.comparison import Difference
+from dashboards.comparison import Difference, Estimate
 from dashboards.measures import STATISTICS
-from dashboards.style import decades, fixed, number
+from dashboards.style import counted, decades, fixed, number
 
 if TYPE_CHECKING:
-    from dashboards.summary import Summary
+    from dashboards.summary import ArmRow, Summary
 
-__all__ = ["QUESTIONS", "Claim", "claims", "difference_text", "sentence"]
+__all__ = ["QUESTIONS", "Claim", "claims", "difference_text", "sentence", "with_interval"]
 
 QUESTIONS = {
     "largest_stable_lr": "Does it stay stable at a larger learning rate?",
@@ -44,7 +44,7 @@ class Claim(NamedTuple):
         if not self.difference.estimate.known:
             return "not run" if not self.difference.seeds else "cannot be computed"
         if self.difference.too_few_seeds:
-            return f"{self.difference.seeds} seeds, {self.difference.needed} could decide"
+            return f"{counted(self.difference.seeds, 'seed')}, {self.difference.needed} could decide"
         return f"p = {number(self.difference.p_holm)}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,26 +92,25 @@ def _signed_decades(gap: float) -> str:
     return f"{'+' if gap >= 0 else '−'}{decades(abs(gap))}"
 
 
-def sentence(difference: Difference, row: Any, baseline: Any, rank: str = "") -> str:
+def sentence(difference: Difference, row: ArmRow, baseline: ArmRow, rank: str = "") -> str:
     """One computed sentence: both arms' numbers with their intervals, the difference, its p-value and the seeds.
 
     rank: what else is to be said of the baseline. row, baseline: the two arms' rows.
     Their numbers are over their whole grids, the difference over what both have.
     """
     statistic = STATISTICS[difference.statistic]
-    here, there = (
-        _with_interval(each.metrics[statistic.name], statistic.unit == "decades") for each in (row, baseline)
-    )
+    here, there = (with_interval(each.metrics[statistic.name], statistic.unit == "decades") for each in (row, baseline))
     unit = f" {statistic.unit}" if statistic.unit else ""
-    repeats = f"{difference.seeds} seed{'s' if difference.seeds != 1 else ''}"
     few = f": too few to decide, {difference.needed} could" if difference.too_few_seeds else ""
+    p, repeats = number(difference.p_holm), counted(difference.seeds, "seed")
     return (
         f"{difference.arm}: {statistic.title} {here}{unit} against {there} for {difference.baseline}{rank}; "
-        f"difference {difference_text(difference)}, p = {number(difference.p_holm)}, {repeats}{few}."
+        f"difference {difference_text(difference)}, p = {p}, {repeats}{few}."
     )
 
 
-def _with_interval(estimate: Any, in_decades: bool) -> str:
+def with_interval(estimate: Estimate, in_decades: bool) -> str:
+    """An estimate as a sentence says it: at least 2.0 [1.9, 2.1]."""
     show = decades if in_decades else fixed
     bound = "at least " if estimate.bound else ""
     between = f" [{show(estimate.low)}, {show(estimate.high)}]" if math.isfinite(estimate.low) else ""

@@ -22,6 +22,7 @@ __all__ = [
     "NOT_RUN",
     "Look",
     "axis_label",
+    "counted",
     "decades",
     "fixed",
     "layout",
@@ -117,6 +118,11 @@ def decades(value: float) -> str:
 def percent(share: float) -> str:
     """A share such as 0.25 as "25 %"."""
     return "not run" if math.isnan(share) else f"{share:.0%}".replace("%", " %")
+
+
+def counted(number: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def plain(text: str) -> str:

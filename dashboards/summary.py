@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dashboards import metrics
 from dashboards.calibration import Calibration, calibrate
-from dashboards.claims import Claim, claims, sentence
+from dashboards.claims import Claim, claims
 from dashboards.comparison import Difference, Estimate, compare_arms
 from dashboards.evidence import ArmGrid, Evidence
+from dashboards.flags import Flag, raise_flags
+from dashboards.headline import headline
 from dashboards.importance import Importance, importances
 from dashboards.interpolation import LawInfo, law_info
 from dashboards.measures import STATISTICS, Cells, Scale, measure
-from dashboards.style import decades, number
 from storage.records import Counts, Curve, Study, Trial
 
-__all__ = ["RESAMPLES", "ArmRow", "Flag", "Summary", "summarise"]
+__all__ = ["RESAMPLES", "ArmRow", "Summary", "analyse", "summarise"]
 
 RESAMPLES = 2000  # the ends of a 95 % interval then rest on 50 resamples each
 TUNING_DRAWS = 20  # beyond twenty random grid points nobody tunes one learning rate by hand
@@ -98,18 +98,6 @@ class ArmRow:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Something a reader must know before believing a number. arm: "" when it concerns the whole study."""
-
-    kind: str
-    arm: str
-    text: str
-
-    def as_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "arm": self.arm, "text": self.text}
-
-
 @dataclass(frozen=True, eq=False)
 class Summary:
     """Every number a report shows, and the evidence they were computed from.
@@ -144,7 +132,7 @@ class Summary:
     @cached_property
     def sentence(self) -> str:
         """What the study found, in one sentence with an interval."""
-        return _sentence(self)
+        return headline(self)
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
@@ -168,7 +156,7 @@ class Summary:
 
     @cached_property
     def flags(self) -> tuple[Flag, ...]:
-        return tuple(_flags(self))
+        return tuple(raise_flags(self))
 
     def as_dict(self) -> dict[str, Any]:
         """The contract of `adamom report --json`: strict JSON, null where nothing has been run."""
@@ -329,121 +317,3 @@ def _baselines(study: Study, rows: Sequence[ArmRow], chosen: str | None) -> dict
             strongest = min(constant, key=lambda row: row.best_loss.value)
             found |= {row.arm: strongest.arm for row in rows if row.family == family}
     return found
-
-
-# ----------------------------------------------------------------------------------------------------- in words
-
-
-def _sentence(summary: Summary) -> str:
-    counts, planned = summary.counts, summary.evidence.planned
-    known = [row for row in summary.rows if row.basin.known]
-    if not known:
-        return f"Nothing has been measured yet: 0 of {planned} cells have a result."
-    if not counts.converged:
-        return (
-            f"No arm learned: all {counts.diverged} runs measured so far diverged or ended no better than they began."
-        )
-    rules = [row for row in known if row.adaptive] or known
-    widest = max(rules, key=lambda row: (row.basin.value, -row.best_loss.value))
-    others = [row for row in known if row.adaptive != widest.adaptive] or [row for row in known if row is not widest]
-    others = [row for row in others if row.family == widest.family] or others
-    if not others:
-        return f"{widest.arm}: basin {_width(widest.basin)} decades of learning rate, {_repeats(widest.seeds)}."
-    rival = max(others, key=lambda row: (row.basin.value, -row.best_loss.value))
-    rank = ", the widest constant momentum" if widest.adaptive and not rival.adaptive else ""
-    candidates = [row.arm for row in rules if row.family == widest.family and row is not rival]
-    return sentence(_basins(summary, candidates, rival.arm)[widest.arm], widest, rival, rank)
-
-
-def _basins(summary: Summary, arms: Sequence[str], rival: str) -> dict[str, Difference]:
-    """The paired differences of the arms' basins from a rival's, corrected for choosing the widest among them."""
-    grids = [grid for grid in summary.evidence.grids if grid.arm.name in (*arms, rival)]
-    cells = {grid.arm.name: Cells.of(grid, summary.evidence, summary.scale) for grid in grids}
-    pairs = dict.fromkeys(arms, rival)
-    found = compare_arms(cells, pairs, summary.scale, seed=summary.seed, resamples=summary.resamples)
-    return {each.arm: each for each in found if each.statistic == "basin"}
-
-
-def _width(estimate: Estimate) -> str:
-    bound = "at least " if estimate.bound == ">=" else ""
-    between = f" [{decades(estimate.low)}, {decades(estimate.high)}]" if math.isfinite(estimate.low) else ""
-    return f"{bound}{decades(estimate.value)}{between}"
-
-
-def _repeats(seeds: int) -> str:
-    return f"{seeds} seed{'s' if seeds != 1 else ''}"
-
-
-def _flags(summary: Summary) -> Iterator[Flag]:
-    yield from _study_flags(summary)
-    for grid, row in zip(summary.evidence.grids, summary.rows, strict=True):
-        yield from _arm_flags(grid, row)
-
-
-def _study_flags(summary: Summary) -> Iterator[Flag]:
-    evidence, counts, study = summary.evidence, summary.counts, summary.study
-    unplanned = evidence.planned - counts.total
-    if counts.finished < evidence.planned:
-        parts = [f"{counts.waiting + counts.lost} wait", f"{counts.running} are running"]
-        parts += [f"{unplanned} have not been planned"] if unplanned else []
-        yield Flag("unfinished", "", f"{counts.finished} of {evidence.planned} cells are finished; {', '.join(parts)}.")
-    for name, what in (
-        ("pruned", "were stopped early and have no final loss"),
-        ("oom", "did not fit on the device"),
-        ("failed", "raised an error in the workload's code"),
-    ):
-        if found := getattr(counts, name):
-            yield Flag(name, "", f"{found} cells {what}: they count as not run in every number.")
-    if evidence.strangers:
-        yield Flag("outside", "", f"{evidence.strangers} stored trials lie outside the study's grid and are left out.")
-    seeds = max((row.seeds for row in summary.rows), default=0)
-    needed = max((each.needed for each in summary.differences), default=0)
-    if 0 < seeds < needed:
-        yield Flag(
-            "few seeds",
-            "",
-            f"{_repeats(seeds)}: no paired test over seeds can reach p < 0.05 with as many comparisons as here; "
-            f"{needed} seeds can. Intervals from so few seeds are too narrow.",
-        )
-    elif seeds == 1:
-        yield Flag("few seeds", "", "1 seed: nothing here can say how much of a difference is chance.")
-    if len({arm.lr.values for arm in study.arms}) > 1:
-        yield Flag(
-            "lr windows",
-            "",
-            "The arms have different learning rates: compare averages over the grid (sensitivity, area, "
-            "share diverged) only in the common window.",
-        )
-    if len({arm.damped for arm in study.arms}) > 1 or any(arm.adaptive and not arm.damped for arm in study.arms):
-        yield Flag(
-            "meaning of lr",
-            "",
-            "A learning rate does not mean the same step in every arm (momentum multiplies it by "
-            "1 / (1 - beta), Adam normalises it): read the curves against the effective learning rate too.",
-        )
-
-
-def _arm_flags(grid: ArmGrid, row: ArmRow) -> Iterator[Flag]:
-    missing = row.planned - row.measured
-    if missing:
-        yield Flag("missing", row.arm, f"{missing} of its {row.planned} cells have not been run.")
-    if not row.measured:
-        return
-    per_seed = np.isfinite(grid.loss).sum(axis=1)
-    if len(set(per_seed[per_seed > 0].tolist())) > 1:
-        yield Flag("unequal seeds", row.arm, "Its learning rates have not all been run with the same seeds.")
-    if row.diverged.value == 1:
-        yield Flag("all diverged", row.arm, "Every run diverged or ended no better than it began.")
-        return
-    if row.best_lr in _ends(grid.lrs):
-        yield Flag(
-            "optimum at edge", row.arm, f"Its best learning rate, {number(row.best_lr)}, is the grid's first or last."
-        )
-    elif row.basin.bound:
-        yield Flag(
-            "basin at edge", row.arm, "Its basin touches the edge of the grid: the true one is at least as wide."
-        )
-
-
-def _ends(lrs: NDArray[np.float64]) -> tuple[float, float]:
-    return float(lrs[0]), float(lrs[-1])
