@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import sys
@@ -144,7 +143,12 @@ def planning(server: Postgres) -> list[dict[str, Any]]:
     stock = optuna.create_study(storage=server.create_database("enqueue").replace("postgresql:", "postgresql+psycopg:"))
     points = points_of(study_of(300, "enqueue"))
     parameters = [{"arm": point.arm, "lr": point.lr, "seed": point.seed} for point in points]
-    each = seconds(lambda: [stock.enqueue_trial(given) for given in parameters]) / len(parameters)
+
+    def enqueue() -> None:
+        for given in parameters:
+            stock.enqueue_trial(given)
+
+    each = seconds(enqueue) / len(parameters)
     return [
         row(
             f"plan {cells:,} cells, s (peer: enqueue_trial, from {len(points)})",
@@ -253,6 +257,13 @@ def reading(server: Postgres) -> list[dict[str, Any]]:
     return rows
 
 
+def line(each: dict[str, Any]) -> str:
+    """One row of the table."""
+    peer, ratio = ("", "") if each["peer"] is None else (f"{each['peer']:.3f}", f"{each['ratio']:.1f}x")
+    verdict = "met" if each["met"] else "NOT MET"
+    return f"{each['name']:<76}{each['ours']:>10.3f}{peer:>12}{ratio:>10}{each['target']:>10.2f}  {verdict}"
+
+
 def main() -> None:
     """Measure, print the table, and write it as JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -267,12 +278,7 @@ def main() -> None:
             if arguments.only in (None, part):
                 for each in measure(server):
                     rows.append(each)
-                    ratio = "" if each["ratio"] is None else f"{each['ratio']:>8.1f}x"
-                    peer = math.nan if each["peer"] is None else each["peer"]
-                    verdict = "met" if each["met"] else "NOT MET"
-                    print(
-                        f"{each['name']:<76}{each['ours']:>10.3f}{peer:>12.3f}{ratio:>10}{each['target']:>10.2f}  {verdict}"
-                    )
+                    print(line(each), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 
