@@ -1,7 +1,8 @@
-"""Optimizers of other libraries as arms of a study, each through its own door and with its own habits.
+"""Optimizers beyond our momentum rules as arms of a study, each through its own door and with its own habits.
 
 A name is the library and the class, as one would import it: "torch.optim.RMSprop", "pytorch_optimizer.Lion",
-"momo.MomoAdam". What they expect of a training loop beyond torch.optim is met here:
+"momo.MomoAdam", and our own element-wise methods, such as "adamom.MADA". What they expect of a training loop beyond
+torch.optim is met here:
 
     foreign.step(optimizer, loss)             the loss goes to those whose step asks for it (MoMo)
     with foreign.evaluating(optimizer): ...   the weights to be judged are in place (Schedule-Free keeps two sets)
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamom.optimizer import MomentumOptimizer
 from studies.catalog import suggestion
 
 __all__ = ["build", "evaluating", "is_foreign", "names", "step"]
@@ -63,6 +65,8 @@ def known(library: str) -> list[str]:
 def usable(module: ModuleType, library: str, name: str) -> bool:
     made = getattr(module, name)
     if not (inspect.isclass(made) and issubclass(made, torch.optim.Optimizer)) or inspect.isabstract(made):
+        return False
+    if issubclass(made, MomentumOptimizer):  # these have words of their own in a study file: sgd, adam, adamw
         return False
     return f"{library}.{name}" not in NEEDS_MORE and "lr" in inspect.signature(made).parameters
 

@@ -38,7 +38,11 @@ def test_every_name_on_the_list_trains(name: str):
 def test_the_list_has_the_optimizers_people_ask_for():
     wanted = ["Adai", "Adan", "Lion", "Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD", "DAdaptAdam", "AggMo", "QHM"]
     wanted = [f"pytorch_optimizer.{name}" for name in wanted] + ["momo.Momo", "momo.MomoAdam", "torch.optim.RMSprop"]
+    ours = ["AdaRem", "HFac", "MADA", "SigSignGrad", "TanhSignGrad"]
     assert set(wanted) <= set(foreign.names())
+    assert [name for name in foreign.names() if name.startswith("adamom.")] == [
+        f"adamom.{name}" for name in sorted(ours)
+    ]
 
 
 def test_adai_starts_as_sgd_and_takes_the_published_second_step():
