@@ -2,12 +2,12 @@
 
     python benchmarks/lanes.py [--json FILE]
 
-The peer is what one would write without this project: `study.optimize`, as many processes as there are cores,
-each on an SQLite file of its own (on one file stock processes take the same cells), one trial after another, the same cells with the same batches, evaluations and learning curves
-(`trial.report`); torch.optim for constant momenta, adamom's optimizers where a rule computes it. It trains every
-twelfth cell of the study, because it is slow; its processes are ready before its clock starts. Ours trains the whole
-study through the real workers and the real store, and its clock runs from before the workers start, calibration
-included. Pairs alternate; medians count.
+The peer is what one would write without this project: `study.optimize`, as many processes as there are cores, each on
+an SQLite file of its own (on one file stock processes take the same cells), one trial after another, the same cells
+with the same batches, evaluations and learning curves (`trial.report`); torch.optim for constant momenta, adamom's
+optimizers where a rule computes it. It trains every twelfth cell of the study, because it is slow; its processes are
+ready before its clock starts. Ours trains the whole study through the real workers and the real store, and its clock
+runs from before the workers start, calibration included. Pairs alternate; medians count.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch.nn import functional as F
 import adamom
 from storage import Outcome, Point, Store, Study, Trial
 from studies import catalog, spec, workloads
-from studies.calibration import alone, calibrate, together
+from studies.calibration import alone, calibrate, timed
 from studies.engines import Crew, Job
 from studies.grid import points
 from studies.lanes import Pack
@@ -214,6 +214,11 @@ def other_workloads() -> Iterator[Row]:
         yield row(
             f"{name}: calibration, s (peer: the study)", cost, whole, cost / whole, "<= 3 %", cost <= 0.03 * whole
         )
+
+
+def together(study: Study, trials: list[Trial], device: torch.device) -> float:
+    """Seconds per step and trial of a pack."""
+    return timed(Pack(trials, study, device).step, device) / len(trials)
 
 
 def trials_of(study: Study) -> list[Trial]:

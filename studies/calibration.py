@@ -8,6 +8,7 @@ while that pays.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -52,11 +53,14 @@ def calibrate(study: Study, device: torch.device) -> Choice:
     study = replace(study, budget=replace(study.budget, steps=max(study.budget.steps, WARM_UP + TIMED)))
     loop = alone(study, (trials or every)[0], device)
     best = Choice(1, loop, loop)
+    budget, lane = memory_budget(device), 0.0
     for width in WIDTHS.get(device.type, WIDTHS["cpu"]):
-        if width > len(trials) or COST * width > affordable:
+        if width > len(trials) or COST * width > affordable or width * lane > budget:
             break
         try:
-            seconds = together(study, trials[:: len(trials) // width][:width], device)
+            pack = Pack(trials[:: len(trials) // width][:width], study, device)
+            seconds = timed(pack.step, device) / width
+            lane = lane or pack.bytes_per_lane()
         except Exception as error:  # whatever vmap cannot express: the loop can
             log.info("%s cannot be trained in lanes (%s: %s)", study.workload, type(error).__name__, error)
             break
@@ -74,19 +78,26 @@ def alone(study: Study, trial: Trial, device: torch.device) -> float:
     return timed(lambda: next(steps), device)
 
 
-def together(study: Study, trials: list[Trial], device: torch.device) -> float:
-    """Seconds per step and trial of a pack."""
-    pack = Pack(trials, study, device)
-    return timed(pack.step, device) / len(trials)
+def memory_budget(device: torch.device) -> float:
+    """Bytes that a pack may take: most of what a GPU has free; of the machine's memory this worker's share of half."""
+    if device.type == "cuda":
+        return 0.8 * torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0.5 * free / len(os.sched_getaffinity(0))
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
-    """The time of the fastest step: whatever else the machine does can only add to it."""
+    """The time of the fastest step: whatever else the machine does can only add to it.
+
+    On the CPU it is the time this process was given, not the time that passed: on a busy machine a long step, of a wide
+    pack, is interrupted more often than a short one, and would look slower than it is.
+    """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds = []
     for _ in range(WARM_UP + TIMED):
-        started = time.perf_counter()
+        started = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return min(seconds[WARM_UP:])

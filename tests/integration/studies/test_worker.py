@@ -190,10 +190,10 @@ def test_calibration_chooses_lanes_for_the_perceptron_and_the_loop_where_lanes_c
     monkeypatch.setattr(calibration, "WIDTHS", {"cpu": (32,)})
     assert calibration.calibrate(study, CPU).lanes == 32
 
-    def cannot(*_: object) -> float:
+    def cannot(*_: object) -> None:
         raise RuntimeError("vmap does not know this operation")
 
-    monkeypatch.setattr(calibration, "together", cannot)
+    monkeypatch.setattr(calibration, "Pack", cannot)
     assert calibration.calibrate(study, CPU).lanes == 1
     assert "vmap does not know this operation" in caplog.text
 
