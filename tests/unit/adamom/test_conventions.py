@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 import adamom
+from adamom.momentum import as_rule
 
 Build = Callable[..., adamom.SGD | adamom.Adam]
 RULES = {
@@ -292,6 +293,19 @@ def test_parameters_may_be_added_later(build: Build, model: nn.Module):
     betas = train(model, optimizer, range(3, 6))
     assert not torch.equal(weights(model[2]), before)
     assert all(beta.isfinite().all() for beta in betas)
+
+
+@every_optimizer
+def test_a_velocity_starts_as_the_first_gradient_whenever_its_tensor_joins(build: Build, model: nn.Module):
+    optimizer = build(model[0].parameters())
+    rule = as_rule(optimizer.momentum_of(optimizer.param_groups[0]))
+    train(model, optimizer, range(3))
+    optimizer.add_param_group({"params": [model[2].weight]})
+    train(model, optimizer, range(3, 4))
+    name = "exp_avg" if isinstance(optimizer, adamom.Adam) else "momentum_buffer"
+    started = optimizer.state[model[2].weight][name]
+    corrected = 0.1 if isinstance(rule, adamom.Fixed) and name == "exp_avg" else 1.0  # torch's Adam starts at zero
+    torch.testing.assert_close(started, corrected * model[2].weight.grad)
 
 
 @every_optimizer
