@@ -24,7 +24,7 @@ Event = Curve | Result | None
 """What a trial has to say: an evaluation, its end, or only that it is still alive."""
 
 ENGINE = "loop"  # whose checkpoints are whose: lanes round differently
-EVALUATION_BATCH = 1024  # validation examples per forward pass: bounds the memory, changes no result we keep
+EVALUATION_BATCH = 256  # validation examples per forward pass, at most: of many lanes, more fall out of the cache
 
 
 def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpoints | None = None) -> Iterator[Event]:
@@ -115,8 +115,10 @@ def evaluate(
 
 
 def chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split in parts that fit one forward pass: inputs and targets."""
-    return zip(torch.split(split.inputs, EVALUATION_BATCH), torch.split(split.targets, EVALUATION_BATCH), strict=True)
+    """The split in equal parts (the last may be smaller), each for one forward pass: inputs and targets."""
+    parts = -(-len(split) // EVALUATION_BATCH)
+    size = -(-len(split) // parts)
+    return zip(torch.split(split.inputs, size), torch.split(split.targets, size), strict=True)
 
 
 def conclude(curve: Curve, finite_steps: int, budget: Budget, seconds: float, ran_on: Mapping[str, Any]) -> Result:
