@@ -263,14 +263,14 @@ class Pack:
 
     def program(self, kind: str, inputs: Tensor, targets: Tensor) -> program.Program:
         """The compiled gradient or evaluation for the shapes at hand; compiled once per process."""
-        key = (kind, self.workload.name, len(self.live), len(inputs), str(self.device))
+        key = (kind, self.workload.name, len(self.live), tuple(inputs.shape), str(self.device))
         if key not in PROGRAMS:
             make = program.gradient if kind == "gradient" else program.evaluation
             PROGRAMS[key] = make(self.model, self.params, self.buffers, inputs, targets)
         return PROGRAMS[key]
 
 
-PROGRAMS: dict[tuple[str, str, int, int, str], program.Program] = {}
+PROGRAMS: dict[tuple[str, str, int, tuple[int, ...], str], program.Program] = {}
 
 
 def moved(rule: adamom.Rule, lanes: slice, whole: Tensor, each: list[Tensor]) -> list[Tensor]:

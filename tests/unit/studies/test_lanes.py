@@ -170,6 +170,13 @@ def test_the_width_of_the_pack_changes_no_lane(name: str):
             assert_equal(ours, theirs)
 
 
+def test_studies_with_other_batch_sizes_share_a_process():
+    for batch_size in (64, 32):
+        small = replace(study("digits", 4, 2), budget=Budget(4, 2, batch_size))
+        for point, run in zip(PACK, together(small, PACK), strict=True):
+            assert_close(run, alone(small, point), TOLERANCE["digits"])
+
+
 def test_a_lane_diverges_at_the_step_at_which_the_trial_does_alone(name: str):
     small = study(name, 8, 4)
     for point, run in zip(SICK_PACK[::3], together(small, SICK_PACK)[::3], strict=True):
