@@ -84,8 +84,9 @@ def products(xs: Tensors, ys: Tensors | None, over: Reduction) -> list[Tensor]:
         return [by_lane(x, y, dtype) for x, y in zip(xs, ys or xs, strict=True)]
     if not xs[0].is_cpu or sharded(xs[0]):
         if ys is None:
-            return [norm.square() for norm in map(gathered, torch._foreach_norm(xs, 2, dtype=dtype))]
-        return [gathered((x.to(dtype) * y.to(dtype)).sum()) for x, y in zip(xs, ys, strict=True)]
+            return list(gathered(stack(torch._foreach_norm(xs, 2, dtype=dtype))).square().unbind())
+        pairs = zip(xs, ys, strict=True)
+        return list(gathered(stack([(x.to(dtype) * y.to(dtype)).sum() for x, y in pairs])).unbind())
     if not over.each:
         xs, ys = flat(xs), None if ys is None else flat(ys)
     rows = [x.reshape(-1).to(dtype) for x in xs]
@@ -106,7 +107,7 @@ def flat(tensors: Tensors) -> Tensors:
 
 
 def gathered(value: Tensor) -> Tensor:
-    """A norm or a sum over shards is that of the whole."""
+    """Norms or sums over shards become those of the whole, in one exchange between the processes."""
     return value.full_tensor() if sharded(value) else value  # type: ignore[attr-defined]
 
 
