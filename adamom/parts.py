@@ -14,9 +14,11 @@ import torch
 
 from .arithmetic import Tensors, sharded
 
-__all__ = ["PIECE", "Part", "cut"]
+__all__ = ["Part", "cut", "piece"]
 
-PIECE = 1 << 18  # numbers: of float32, half of a core's second-level cache. Smaller ones cost more calls than they save
+PIECE = (
+    1 << 17
+)  # numbers per thread: four float32 pieces fill a core's second-level cache; smaller ones cost more calls
 
 
 @dataclass(slots=True)
@@ -51,20 +53,26 @@ def cut(whole: Part, one_by_one: bool = False) -> Iterator[Part]:
         yield whole
         return
     sizes = [param.numel() for param in whole.params]
-    if sum(sizes) <= PIECE:
+    limit = piece()
+    if sum(sizes) <= limit:
         yield whole
         return
     first, together = 0, 0
     for i, size in enumerate(sizes):
-        if together and together + size > PIECE:
+        if together and together + size > limit:
             yield some(whole, first, i)
             first, together = i, 0
         together += size
-        if size > PIECE and contiguous(whole, i):
+        if size > limit and contiguous(whole, i):
             yield from pieces(whole, i)
             first, together = i + 1, 0
     if together:
         yield some(whole, first, len(sizes))
+
+
+def piece() -> int:
+    """How many numbers a part may have."""
+    return PIECE * torch.get_num_threads()
 
 
 def some(whole: Part, first: int, last: int) -> Part:
@@ -74,7 +82,7 @@ def some(whole: Part, first: int, last: int) -> Part:
 def pieces(whole: Part, i: int) -> Iterator[Part]:
     """One large tensor, a piece at a time."""
     lists = [getattr(whole, name) for name in LISTS]
-    cuts = [tensors[i].view(-1).split(PIECE) if tensors else () for tensors in lists]
+    cuts = [tensors[i].view(-1).split(piece()) if tensors else () for tensors in lists]
     for k in range(len(cuts[0])):
         yield Part(whole.indices[i : i + 1], *([pieces_of[k]] if pieces_of else [] for pieces_of in cuts))
 

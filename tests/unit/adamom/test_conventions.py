@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 import adamom
@@ -121,6 +122,18 @@ def test_resuming_in_bfloat16_is_exact_to_the_bit(build: Build, model: nn.Module
     steps(other, resumed, range(5, 10))
     assert torch.equal(weights(model), weights(other))
     assert torch.equal(optimizer.last_momentum, resumed.last_momentum)
+
+
+@every_optimizer
+def test_a_distributed_checkpoint_resumes_to_the_bit(build: Build, model: nn.Module):
+    optimizer = build(model.parameters())
+    train(model, optimizer, range(5))
+    other = deepcopy(model)
+    resumed = build(other.parameters(), lr=123.0)
+    set_optimizer_state_dict(other, resumed, deepcopy(get_optimizer_state_dict(model, optimizer)))
+    train(model, optimizer, range(5, 8))
+    train(other, resumed, range(5, 8))
+    assert torch.equal(weights(model), weights(other))
 
 
 @every_optimizer

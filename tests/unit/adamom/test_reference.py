@@ -113,10 +113,10 @@ def flat(tensors: list[Tensor]) -> list[Vector]:
     return [tensor.detach().reshape(-1).tolist() for tensor in tensors]
 
 
-@pytest.fixture(params=[parts.PIECE, 4], ids=["whole", "in pieces"])
+@pytest.fixture(params=[parts.piece(), 4], ids=["whole", "in pieces"])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The size above which a tensor is cut; 4 cuts all of them."""
-    monkeypatch.setattr(parts, "PIECE", request.param)
+    monkeypatch.setattr(parts, "piece", lambda: request.param)
     return request.param
 
 
@@ -143,7 +143,7 @@ def test_the_fast_step_is_the_slow_one(case: dict[str, Any], piece: int):
 
 def test_tensors_that_cannot_be_cut_are_worked_on_whole(monkeypatch: pytest.MonkeyPatch):
     """A transposed parameter has no flat view: its pieces would be copies, and the step would be lost in them."""
-    monkeypatch.setattr(parts, "PIECE", 4)
+    monkeypatch.setattr(parts, "piece", lambda: 4)
     plain = torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
     straight, turned = plain.clone().requires_grad_(), plain.T.contiguous().T.requires_grad_()
     assert not turned.is_contiguous()
@@ -156,7 +156,7 @@ def test_tensors_that_cannot_be_cut_are_worked_on_whole(monkeypatch: pytest.Monk
 
 
 def test_cutting_covers_every_number_once_and_in_order(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parts, "PIECE", 10)
+    monkeypatch.setattr(parts, "piece", lambda: 10)
     params = [torch.arange(n) + 100 * i for i, n in enumerate((3, 4, 25, 2, 9, 10, 11, 1))]
     cuts = list(parts.cut(parts.Part(range(len(params)), params, params)))
     assert torch.equal(torch.cat([t for part in cuts for t in part.params]), torch.cat(params))
