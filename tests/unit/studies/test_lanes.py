@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -233,30 +233,37 @@ def test_a_model_that_cannot_train_in_lanes_trains_alone_and_the_log_says_why(
     assert_equal(first, again)
 
 
-def test_a_study_shorter_than_its_calibration_is_not_calibrated(monkeypatch: pytest.MonkeyPatch):
-    tried: list[int] = []
-    monkeypatch.setattr(
-        calibration, "together", lambda study, trials, device: tried.append(len(trials)) or 1e-6 / len(trials)
-    )
-    shipped = spec.load("digits-cnn")  # 540 trials
-    for steps, widths in ((4, []), (20, [8]), (80, [8, 32]), (420, [8, 32, 128])):
-        tried.clear()
-        assert calibrate(replace(shipped, budget=Budget(steps, 1, 64)), CPU).lanes == max(widths, default=1)
-        assert tried == widths
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arms of every pack that a calibration tries, where a step takes the same time whatever the width."""
+    packs: list[list[str]] = []
+
+    class Watched(lanes.Pack):
+        def __init__(self, trials: Sequence[Trial], study: Study, device: torch.device) -> None:
+            super().__init__(trials, study, device)
+            packs.append([trial.point.arm for trial in trials])
+
+    def one_second(step: Callable[[], object], device: torch.device) -> float:
+        step()
+        return 1.0
+
+    monkeypatch.setattr(calibration, "Pack", Watched)
+    monkeypatch.setattr(calibration, "timed", one_second)
+    return packs
 
 
-def test_optimizers_that_know_no_lanes_do_not_keep_the_others_out_of_them(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("steps", "widths"), [(4, []), (20, [8]), (80, [8, 32]), (420, [8, 32, 128])])
+def test_a_calibration_tries_no_more_than_its_study_is_worth(tried: list[list[str]], steps: int, widths: list[int]):
+    small = replace(spec.load("digits-cnn"), budget=Budget(steps, 1, 64))  # 540 trials
+    assert calibrate(small, CPU).lanes == max(widths, default=1)
+    assert [len(pack) for pack in tried] == widths
+
+
+def test_optimizers_that_know_no_lanes_do_not_keep_the_others_out_of_them(tried: list[list[str]]):
     shipped = spec.load("digits")
     foreign = arms.arm("rms", "torch.optim.RMSprop", None, shipped.arms[0].lr, {})
-    seen: set[str] = set()
-
-    def together(study: Study, trials: Sequence[Trial], device: torch.device) -> float:
-        seen.update(trial.point.arm for trial in trials)
-        return 1e-6 / len(trials)
-
-    monkeypatch.setattr(calibration, "together", together)
     assert calibrate(replace(shipped, arms=(foreign, *shipped.arms)), CPU).lanes > 1
-    assert foreign.name not in seen
+    assert foreign.name not in {arm for pack in tried for arm in pack}
     assert calibrate(replace(shipped, arms=(foreign,)), CPU).lanes == 1
 
 
