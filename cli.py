@@ -142,6 +142,8 @@ def work(
         from studies.engines import Job
         from studies.engines import work as be_a_worker
 
+        with opened(store) as there:
+            there.study(name)  # a wrong address or name is said now; a database that goes away later is waited for
         logging.getLogger("studies").setLevel(logging.INFO)  # there is no progress bar to disturb
         finished = be_a_worker(Job(store, name, lanes, checkpoints), usable(device, 1)[0], max_trials)
         typer.echo(f"{name}: {finished} trials finished here.")

@@ -88,7 +88,6 @@ def work(job: Job, device: torch.device, max_trials: int | None = None, parent: 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    Store.open(job.url, create=False).close()  # a wrong address is a mistake, a database that goes away later is not
     try:
         with Store.open(job.url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
             study, checkpoints = store.study(job.study), Checkpoints(job.checkpoints)
@@ -110,7 +109,8 @@ class Crew:
         self.restarts_left = RESTARTS * len(devices)
 
     def __enter__(self) -> Crew:
-        with Store.open(self.job.url, create=False) as store:  # what an earlier crew held when it was killed
+        with Store.open(self.job.url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
+            # What an earlier crew of this machine held when it was killed.
             for worker in filter(dead, store.holders(self.job.study)):
                 store.bury(self.job.study, worker)
         self.processes = [self._start(device) for device in self.devices]

@@ -18,6 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from storage import Store
+from tests.postgres import Postgres
 
 SMALL = """
 question = "Does the door open?"
@@ -277,6 +279,30 @@ def test_run_on_postgresql_gives_the_losses_of_the_embedded_store(
     for there, here in zip(on_server.trials, embedded.trials, strict=True):
         if here.params["lr"] < 0.2:  # beyond, rounding decides where a trial ends up
             assert there.value == pytest.approx(here.value, rel=1e-4)
+
+
+def test_a_database_that_restarts_in_the_middle_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(LONG)
+    with Postgres.start() as server:
+        url = server.create_database("restarted")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "run", "long.toml", "--workers", "2", "--lanes", "2"],
+            cwd=tmp_path, env=clean_environment() | {"ADAMOM_STORE": url}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        with Store.open(url) as store:
+            while "long" not in store.studies() or not 0 < store.counts("long").finished < LONG_CELLS:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.1)
+        server.stop()
+        time.sleep(2)
+        server.run()
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+        assert "Trying again in" in said
+        with Store.open(url) as store:
+            counts = store.counts("long")
+            assert counts.converged + counts.diverged == counts.total == LONG_CELLS
 
 
 def test_a_wrong_password_is_one_clear_line(tmp_path: Path, postgres_url: str) -> None:
