@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from storage.records import Curve, Point, Study
+from studies import workloads
 
 __all__ = ["FOLDER", "Checkpoints", "curve_from", "curve_state"]
 
@@ -52,8 +53,9 @@ class Checkpoints:
         return time.monotonic() - self.saved_at >= self.every_seconds
 
     def path(self, study: Study, point: Point) -> Path:
-        """The file of a cell: another for every study, budget and definition of its arm."""
-        what = [study.name, study.fixed, study.arm(point.arm).definition, point.key]
+        """The file of a cell: another for every study, budget, data and definition of its arm."""
+        data = workloads.load(study.workload).data_hash
+        what = [study.name, study.fixed, data, study.arm(point.arm).definition, point.key]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.pt"
 
