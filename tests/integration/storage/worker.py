@@ -31,7 +31,9 @@ def work(store: Store, name: str, k: int, seconds: float, lease_seconds: float) 
     while store.unfinished(name):
         held = store.claim(name, k, worker=me, lease_seconds=lease_seconds)
         try:
-            for step in STEPS if held else ():
+            for step in STEPS:
+                if not held:
+                    break
                 measured = Curve([step], [math.nan], [1.0 / step], [0.5], [0.9])  # type: ignore[arg-type]
                 lost = {trial.id for trial in store.record([(trial, measured) for trial in held])}
                 held = tuple(trial for trial in held if trial.id not in lost)
