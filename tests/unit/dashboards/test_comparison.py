@@ -74,6 +74,13 @@ def test_only_seeds_that_both_arms_have_run_are_compared(hand_made: Any) -> None
     assert np.isnan(found.estimate.low)
 
 
+def test_cells_that_the_baseline_did_not_run_are_left_out_too(hand_made: Any) -> None:
+    found = of(
+        summarise(*hand_made(base=[[1.0, None], [0.2, None]], rule=[[0.5, 0.1], [0.4, 0.1]])), "best_loss", "rule"
+    )
+    assert (found.value, found.base, found.estimate.n) == pytest.approx((0.45, 0.6, 4))
+
+
 def test_pairing_by_seed_removes_what_the_seeds_share(hand_made: Any) -> None:
     shared = [0.0, 0.4, 0.8, 0.2, 0.6, 1.0]
     base = [[0.9 + s] for s in shared]

@@ -27,6 +27,13 @@ def test_a_cell_that_has_not_been_run_is_nan_and_a_diverged_one_counts_as_its_lo
     assert grid.measured == 5
 
 
+def test_a_run_that_diverged_counts_so_even_if_its_last_loss_was_low(hand_made: Any) -> None:
+    study, trials, curves = hand_made(a=[[1.0, 0.5]])
+    diverged = replace(trials[1], outcome=Outcome.DIVERGED, result=replace(trials[1].result, outcome=Outcome.DIVERGED))
+    grid = Evidence.of(study, [trials[0], diverged], curves).grids[0]
+    assert (grid.loss.tolist(), grid.diverged.tolist()) == ([[1.0, 2.0]], [[0, 1]])
+
+
 def test_the_order_of_trials_changes_nothing(finished: Any) -> None:
     study, trials, curves = finished
     shuffled = random.Random(0).sample(trials, len(trials))

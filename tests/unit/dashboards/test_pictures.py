@@ -85,6 +85,12 @@ class TestSurfaces:
             [np.isfinite(np.array(trace.z, dtype=float)) for trace in figure.data if trace.type == "heatmap"]
         )
         assert layers.sum(axis=0).tolist() == [[1, 1, 1, 1]]
+        red = next(
+            trace
+            for trace in figure.data
+            if trace.type == "heatmap" and trace.colorscale and trace.colorscale[0][1] == style.DIVERGED
+        )
+        assert np.isfinite(np.array(red.z, dtype=float)).tolist() == [[False, True, True, False]]
         crosses = next(trace for trace in figure.data if trace.type == "scatter")
         assert list(crosses.marker.symbol) == ["x-thin", "x-thin"]
 

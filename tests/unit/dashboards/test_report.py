@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
 from dashboards import Summary, summarise, write_page
-from dashboards.report import page, write_atomically
+from dashboards.report import _Embedded, page, write_atomically
 from storage.records import Outcome, Study
 from tests import synthetic
 
@@ -126,6 +128,12 @@ def test_text_of_a_study_cannot_become_markup(hostile: Reader, whole: Reader) ->
     assert not any(name.startswith("on") for _, attributes in hostile.elements for name in attributes)
     assert "{{ 7*7 }}" in hostile.text
     assert "<script>alert(1)</script>" in hostile.text
+
+
+def test_a_figure_cannot_end_the_element_it_stands_in() -> None:
+    text = _Embedded.of(go.Figure(layout={"title": {"text": "</script>&<!--\u2028"}, "height": 100})).json
+    assert not {"<", ">", "&", "\u2028"} & set(text)
+    assert json.loads(text)["layout"]["title"]["text"] == "</script>&<!--\u2028"
 
 
 def test_only_the_pages_own_scripts_may_run(hostile: Reader) -> None:

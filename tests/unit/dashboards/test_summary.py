@@ -154,7 +154,9 @@ class TestFlags:
         return {(flag.kind, flag.arm) for flag in summary.flags}
 
     def test_an_optimum_at_the_edge(self, hand_made: Any) -> None:
-        assert ("optimum at edge", "a") in self.kinds(summarise(*hand_made(a=[[0.1, 1.0, 3.0]])))
+        for row in ([0.1, 1.0, 3.0], [1.9, 1.0, 0.1]):
+            assert ("optimum at edge", "a") in self.kinds(summarise(*hand_made(a=[row])))
+        assert ("optimum at edge", "a") not in self.kinds(summarise(*hand_made(a=[[1.9, 0.1, 1.9]])))
 
     def test_a_basin_at_the_edge(self, hand_made: Any) -> None:
         assert ("basin at edge", "a") in self.kinds(summarise(*hand_made(a=[[0.55, 0.5, 3.0]])))
