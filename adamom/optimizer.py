@@ -40,7 +40,16 @@ class MomentumOptimizer(torch.optim.Optimizer):
 
     kind: ClassVar[str]  # "SGD" or "Adam", as rules name the optimizers they fit
     refuses: ClassVar[tuple[str, ...]] = ("differentiable", "fused")  # options of torch.optim that must stay unset
-    _momenta: tuple[Scalar, ...] = ()
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        self._momenta: dict[
+            int, Scalar
+        ] = {}  # of the last step, by group; a compiled step changes dicts, not attributes
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: State) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_momenta", {})
 
     @classmethod
     @abstractmethod
@@ -96,11 +105,10 @@ class MomentumOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        momenta: dict[int, Scalar] = {}
+        self._momenta.clear()
         for shared, indices in self._sharing().items():
             groups = [self.param_groups[i] for i in indices]
-            momenta |= zip(indices, self.step_groups(shared[0], groups), strict=True)
-        self._momenta = tuple(momenta[i] for i in sorted(momenta))
+            self._momenta.update(zip(indices, self.step_groups(shared[0], groups), strict=True))
         return loss
 
     def _sharing(self) -> dict[tuple[Rule, int], list[int]]:
@@ -131,7 +139,8 @@ class MomentumOptimizer(torch.optim.Optimizer):
         """
         if not self._momenta:
             raise RuntimeError("There is no momentum yet: no step has been taken.")
-        found = [b if isinstance(b, Tensor) else torch.tensor(b, dtype=torch.float64) for b in self._momenta]
+        momenta = [self._momenta[i] for i in sorted(self._momenta)]
+        found = [b if isinstance(b, Tensor) else torch.tensor(b, dtype=torch.float64) for b in momenta]
         if len(found) == 1:
             return found[0].detach()
         return torch.cat([beta.reshape(-1).to(found[0]) for beta in found])

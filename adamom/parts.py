@@ -16,9 +16,8 @@ from .arithmetic import Tensors, sharded
 
 __all__ = ["Part", "cut", "piece"]
 
-PIECE = (
-    1 << 17
-)  # numbers per thread: four float32 pieces fill a core's second-level cache; smaller ones cost more calls
+# Numbers per thread. Four float32 pieces fill a core's second-level cache; smaller ones cost more calls than time.
+PIECE = 1 << 17
 
 
 @dataclass(slots=True)

@@ -412,7 +412,7 @@ def pointers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, int]]:
 )
 def test_a_compiled_step_is_the_same_step(build: Build, model: nn.Module):
     other = deepcopy(model)
-    train(model, build(model.parameters()), range(6))
+    betas = train(model, build(model.parameters()), range(6))
     optimizer = build(other.parameters())
     torch._dynamo.reset()
     compiled = torch.compile(optimizer.step, backend="aot_eager")
@@ -420,6 +420,7 @@ def test_a_compiled_step_is_the_same_step(build: Build, model: nn.Module):
         optimizer.zero_grad()
         loss_of(other, k).backward()
         compiled()
+    torch.testing.assert_close(optimizer.last_momentum, betas[-1], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(weights(model), weights(other), rtol=1e-3, atol=1e-6)  # it counts in float32
 
 
