@@ -20,6 +20,7 @@ from dashboards.headline import headline
 from dashboards.importance import Importance, importances
 from dashboards.interpolation import LawInfo, law_info
 from dashboards.measures import STATISTICS, Cells, Scale, measure
+from dashboards.threads import one_thread
 from storage.records import Counts, Curve, Study, Trial
 
 __all__ = ["RESAMPLES", "ArmRow", "Summary", "analyse", "summarise"]
@@ -147,12 +148,14 @@ class Summary:
     @cached_property
     def laws(self) -> tuple[LawInfo, ...]:
         """A parametric law of the loss per family of constants, with its error on cells left out of the fit."""
-        return law_info(self.evidence, self.scale, seed=self.seed)
+        with one_thread():
+            return law_info(self.evidence, self.scale, seed=self.seed)
 
     @cached_property
     def calibration(self) -> Calibration | None:
         """How well short runs predict whole ones; None without learning curves."""
-        return calibrate(self.evidence, self.scale, seed=self.seed)
+        with one_thread():
+            return calibrate(self.evidence, self.scale, seed=self.seed)
 
     @cached_property
     def flags(self) -> tuple[Flag, ...]:
@@ -203,6 +206,11 @@ def summarise(
 
 def analyse(evidence: Evidence, *, seed: int, resamples: int, baseline: str | None = None) -> Summary:
     """The summary of evidence: the same numbers from the same arrays, wherever they were kept in the meantime."""
+    with one_thread():
+        return _analyse(evidence, seed=seed, resamples=resamples, baseline=baseline)
+
+
+def _analyse(evidence: Evidence, *, seed: int, resamples: int, baseline: str | None) -> Summary:
     scale = Scale.of(evidence)
     cells = {grid.arm.name: Cells.of(grid, evidence, scale) for grid in evidence.grids}
     rows = tuple(
