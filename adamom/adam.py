@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Factor, Tensors, add_scaled_, divide_, divided, lerp_, scale_
+from .arithmetic import Factor, Tensors, add_, add_scaled_, divide_, divided, lerp_, scale_
 from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
 from .optimizer import (
@@ -157,7 +157,7 @@ def preconditioner(group: Group, part: Part) -> Tensors:
     """D = sqrt(s / (1 - b2^t)) + eps."""
     scale = list(torch._foreach_sqrt(part.largest if group.amsgrad else part.second))
     divide_(scale, alike([c**0.5 for c in corrections(group.b2, group, part)]))
-    torch._foreach_add_(scale, group.eps)
+    add_(scale, group.eps)
     return scale
 
 
@@ -279,7 +279,7 @@ def counted(states: Sequence[dict[str, Any]], params: Sequence[Tensor], capturab
             state["step"] = torch.zeros((), device=param.device if capturable else None)
     counters = [state["step"] for state in states]
     taken = [counter.clone() for counter in counters] if capturable else [counter.item() for counter in counters]
-    torch._foreach_add_(counters, 1)
+    add_(counters, 1)
     return taken
 
 

@@ -19,6 +19,7 @@ from .momentum import Scalar
 __all__ = [
     "Factor",
     "Tensors",
+    "add_",
     "add_scaled_",
     "blend_",
     "copy_",
@@ -48,6 +49,14 @@ def scale_(tensors: Tensors, factor: Factor) -> None:
 def divide_(tensors: Tensors, factor: Factor) -> None:
     """x <- x / factor."""
     torch._foreach_div_(tensors, one_or_each(factor, tensors))
+
+
+def add_(tensors: Tensors, number: float) -> None:
+    """x <- x + number."""
+    if tensors[0].is_cpu and not sharded(tensors[0]):  # a number would be made into a tensor once per tensor
+        torch._foreach_add_(tensors, torch.tensor(number, dtype=wide(tensors)), alpha=1)
+    else:
+        torch._foreach_add_(tensors, number)
 
 
 def add_scaled_(tensors: Tensors, others: Tensors, factor: Factor) -> None:
@@ -111,6 +120,8 @@ def one_device(tensors: Tensors) -> bool:
 
 def each(factor: Factor, tensors: Tensors) -> list[Tensor]:
     """The factor as one tensor per tensor, shaped to multiply it."""
+    if isinstance(factor, Tensor) and factor.ndim == 0 and one_device([factor, *tensors]):
+        return [factor] * len(tensors)
     factors = [factor] * len(tensors) if isinstance(factor, float | int | Tensor) else factor
     return [shaped(mine, tensor) for mine, tensor in zip(factors, tensors, strict=True)]
 

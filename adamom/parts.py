@@ -18,6 +18,8 @@ __all__ = ["Part", "cut", "piece"]
 
 # Numbers per thread. Four float32 pieces fill a core's second-level cache; smaller ones cost more calls than time.
 PIECE = 1 << 17
+# Numbers on which torch's loops use one thread: small tensors are not worth that one waits for another.
+SERIAL = 1 << 15
 
 
 @dataclass(slots=True)
@@ -53,12 +55,12 @@ def cut(whole: Part, one_by_one: bool = False) -> Iterator[Part]:
         return
     sizes = [param.numel() for param in whole.params]
     limit = piece()
-    if sum(sizes) <= limit:
+    if sum(sizes) <= min(limit, SERIAL):
         yield whole
         return
     first, together = 0, 0
     for i, size in enumerate(sizes):
-        if together and together + size > limit:
+        if together and together + size > min(limit, SERIAL):
             yield some(whole, first, i)
             first, together = i, 0
         together += size
