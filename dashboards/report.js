@@ -20,7 +20,10 @@
   const places = [...document.querySelectorAll(".plot")];
   // A picture is drawn when it comes near, so that a page of many opens at once.
   const watcher = new IntersectionObserver(
-    (seen) => seen.filter((one) => one.isIntersecting).forEach((one) => { draw(one.target); watcher.unobserve(one.target); }),
+    (seen) => seen.filter((one) => one.isIntersecting).forEach(({ target }) => {
+      watcher.unobserve(target);
+      setTimeout(() => draw(target)); // each in a task of its own: the first can be seen before the next is drawn
+    }),
     { rootMargin: "600px" },
   );
   requestAnimationFrame(() => setTimeout(load));
