@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -297,11 +296,16 @@ def memory(lanes: int) -> tuple[float, float]:
 def print_memory(lanes: int) -> None:
     study = spec.load("digits")
     walk(Pack(spread(study, 2), study, CPU))
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = resident("VmRSS")
     pack = Pack(spread(study, lanes), study, CPU)
     walk(pack)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps([(peak - before) / lanes, pack.bytes_per_lane()]))
+    print(json.dumps([(resident("VmHWM") - before) / lanes, pack.bytes_per_lane()]))
+
+
+def resident(word: str) -> int:
+    """Bytes of memory this process has (VmRSS), or has had at most since it was started (VmHWM)."""
+    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(said[word].split()[0]) * 1024
 
 
 def walk(pack: Pack) -> None:

@@ -36,6 +36,10 @@ aten = torch.ops.aten
 NARROW = 64  # a softmax over fewer classes than this does not fill a vector unit when they are the last dimension
 
 
+# Traced tensors have shapes and no values, so writing a program down costs neither its time nor its memory.
+WITHOUT_COMPUTING: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
+
+
 @dataclass(frozen=True)
 class Program:
     """Straight-line tensor code. peak_bytes: the most memory its intermediate values hold at once."""
@@ -73,7 +77,7 @@ def gradient(
 
     model.train()
     with in_known_pieces(inputs.device):
-        traced = make_fx(losses_and_grads)(*params, *[b.clone() for b in buffers], inputs, targets)
+        traced = make_fx(losses_and_grads, **WITHOUT_COMPUTING)(*params, *[b.clone() for b in buffers], inputs, targets)
     return compiled(traced.graph, destinations=len(names))
 
 
@@ -95,7 +99,7 @@ def evaluation(
 
     model.eval()
     with torch.no_grad(), in_known_pieces(inputs.device):
-        traced = make_fx(over_lanes)(*params, *buffers, inputs, targets)
+        traced = make_fx(over_lanes, **WITHOUT_COMPUTING)(*params, *buffers, inputs, targets)
     return compiled(traced.graph)
 
 
