@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -130,18 +132,46 @@ def test_report_json_agrees_with_what_optuna_reads(finished: Path) -> None:
         raise AssertionError(f"{word} is not JSON")
 
     reported = {row["arm"]: row for row in json.loads(answer.stdout, parse_constant=no_nan)["arms"]}
-    stored = optuna.load_study(study_name="small", storage=f"sqlite:///{finished / 'adamom.db'}")
-    for arm in ("sgd 0.9", "sgd adaptive"):
-        trials = [t for t in stored.trials if t.params["arm"] == arm]
-        means = {
-            lr: sum(t.value for t in trials if t.params["lr"] == lr) / 2 for lr in {t.params["lr"] for t in trials}
-        }
-        diverged = sum(t.user_attrs["outcome"] == "diverged" for t in trials)
-        metrics = reported[arm]["metrics"]
-        assert metrics["best_loss"]["value"] == pytest.approx(min(means.values()), rel=1e-6)
-        assert metrics["diverged"]["value"] == pytest.approx(diverged / len(trials))
-        assert reported[arm]["best_lr"] == min(means, key=lambda lr: means[lr])
-        assert sorted(reported[arm]["trials"]) == sorted(t._trial_id for t in trials)
+    stored = optuna.load_study(study_name="small", storage=f"sqlite:///{finished / 'adamom.db'}").trials
+    means = {arm: mean_losses(stored, arm) for arm in ("sgd 0.9", "sgd adaptive")}
+    initial = statistics.median(trial.user_attrs["initial_loss"] for trial in stored)
+    tolerance = 0.1 * (initial - min(min(curve.values()) for curve in means.values()))
+    for arm, curve in means.items():
+        trials = [trial for trial in stored if trial.params["arm"] == arm]
+        diverged = {trial.params["lr"] for trial in trials if trial.user_attrs["outcome"] == "diverged"}
+        share = sum(trial.user_attrs["outcome"] == "diverged" for trial in trials) / len(trials)
+        found = {name: estimate["value"] for name, estimate in reported[arm]["metrics"].items()}
+        best = min(curve, key=lambda lr: curve[lr])
+        stable = [lr for lr in curve if lr >= best and not any(best < bad <= lr for bad in diverged)]
+        assert reported[arm]["best_lr"] == best
+        assert found["best_loss"] == pytest.approx(curve[best], rel=1e-5)
+        assert found["sensitivity"] == pytest.approx(statistics.mean(curve.values()) - curve[best], rel=1e-5)
+        assert found["largest_stable_lr"] == pytest.approx(max(stable), rel=1e-5)
+        assert found["basin"] == pytest.approx(basin(curve, best, curve[best] + tolerance), abs=0.01)
+        assert found["diverged"] == pytest.approx(share)
+        assert sorted(reported[arm]["trials"]) == sorted(trial._trial_id for trial in trials)
+
+
+def mean_losses(trials: list[optuna.trial.FrozenTrial], arm: str) -> dict[float, float]:
+    """The mean loss over seeds at each learning rate, ascending."""
+    mine = [trial for trial in trials if trial.params["arm"] == arm]
+    rates = sorted({trial.params["lr"] for trial in mine})
+    return {lr: statistics.mean(trial.value for trial in mine if trial.params["lr"] == lr) for lr in rates}
+
+
+def basin(curve: dict[float, float], best: float, level: float) -> float:
+    """Decades around the best rate with a loss up to the level, crossing between grid points in log space."""
+    rates, ends = list(curve), []
+    for step in (-1, 1):
+        at = rates.index(best)
+        while 0 <= at + step < len(rates) and curve[rates[at + step]] <= level:
+            at += step
+        end = math.log10(rates[at])
+        if 0 <= at + step < len(rates):
+            here, there = curve[rates[at]], curve[rates[at + step]]
+            end += (level - here) / (there - here) * math.log10(rates[at + step] / rates[at])
+        ends.append(end)
+    return ends[1] - ends[0]
 
 
 def test_plan_extends_a_grid_and_adds_only_what_is_new(tmp_path: Path) -> None:
