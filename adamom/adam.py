@@ -28,6 +28,7 @@ from .optimizer import (
     MomentumOptimizer,
     ParamGroup,
     Params,
+    State,
     check_number,
     keep,
     kept,
@@ -48,7 +49,8 @@ class Group:
     params, grads, first, second, largest: as many tensors of the same shapes: the moments m and s, and amsgrad's
         largest s. The moments are made at the first step.
     lr: a number, a tensor of shape (), or one per lane.
-    steps: steps taken before this one: one number for all tensors, a tensor of shape (), or one number per tensor.
+    steps: steps taken so far: one number for all tensors, a tensor of shape (), or a list with one of these per tensor.
+        Tensors are counted up in place.
     foreach: work on many tensors in one call; without, on one after another.
     fresh: the tensors (by index) whose first moment starts in this step.
     """
@@ -60,7 +62,7 @@ class Group:
     second: Tensors = field(default_factory=list)
     largest: Tensors = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
-    steps: Scalar | list[float] = 0
+    steps: Scalar | list[Scalar] = 0
     fresh: Sequence[int] = ()
     b2: float = 0.999
     eps: float = 1e-8
@@ -95,13 +97,23 @@ def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scal
     for group in groups:
         if not group.second:
             group.start(rule)
-        group.steps = [step + 1 for step in group.steps] if isinstance(group.steps, list) else group.steps + 1
+        group.steps = counted(group.steps)
     parts = [group.parts(lanes) for group in groups]
     measured = [measure(rule, group, of_it, over) for group, of_it in zip(groups, parts, strict=True)]
     momenta = betas(rule, [group.lr for group in groups], measured, over)
     for group, of_it, beta in zip(groups, parts, momenta, strict=True):
         descend_(rule, group, of_it, beta, over)
     return momenta
+
+
+def counted(steps: Scalar | list[Scalar]) -> Any:
+    """One step more; tensors in place, so that a captured graph counts too."""
+    if not isinstance(steps, list):
+        return steps.add_(1) if isinstance(steps, Tensor) else steps + 1
+    if steps and isinstance(steps[0], Tensor):
+        add_(steps, 1)  # type: ignore[arg-type]  # all of them are tensors then
+        return steps
+    return [step + 1 for step in steps]
 
 
 def measure(rule: Rule, group: Group, parts: Sequence[Part], over: Reduction) -> dict[str, Tensor]:
@@ -172,9 +184,15 @@ def metric(rule: Rule, group: Group, part: Part) -> Tensors | None:
 
 def corrections(b: float, group: Group, part: Part) -> list[Any]:
     """1 - b^t, by which an average that started at zero is too small, for each tensor of the part."""
-    if isinstance(group.steps, list):
-        return [1 - b ** group.steps[i] for i in part.indices]
-    return [1 - b**group.steps] * len(part.indices)
+    if not isinstance(group.steps, list):
+        return [1 - b**group.steps] * len(part.indices)
+    steps: Any = [group.steps[i] for i in part.indices]
+    if not isinstance(steps[0], Tensor):
+        return [1 - b**step for step in steps]
+    powers = torch._foreach_pow(b, steps)
+    torch._foreach_neg_(powers)
+    torch._foreach_add_(powers, 1)
+    return list(powers)
 
 
 def alike(values: list[Any]) -> Factor:
@@ -254,6 +272,7 @@ class Adam(MomentumOptimizer):
         present, params, grads = with_gradients(type(self).__name__, group)
         states = [self.state[param] for param in params]
         first, fresh = kept(states, params, "exp_avg")
+        steps = counters(states, params, group["capturable"])
         found = Group(
             params=real(params),
             lr=group["lr"],
@@ -262,25 +281,24 @@ class Adam(MomentumOptimizer):
             second=kept(states, params, "exp_avg_sq")[0],
             largest=kept(states, params, "max_exp_avg_sq")[0] if group["amsgrad"] else [],
             memory=recall(rule, group, present, states, params),
-            steps=counted(states, params, group["capturable"]),
+            steps=list(steps) if group["capturable"] else [step.item() for step in steps],
             fresh=fresh,
             foreach=group["foreach"] is not False,
             b2=group["betas"][1],
             decoupled=group["decoupled_weight_decay"],
             **{name: group[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")},
         )
+        if not group["capturable"]:
+            add_(steps, 1)
         return found, present
 
 
-def counted(states: Sequence[dict[str, Any]], params: Sequence[Tensor], capturable: bool) -> list[Any]:
-    """Steps each parameter has taken before this one, and count this one. Numbers, or device tensors if capturable."""
+def counters(states: Sequence[State], params: Sequence[Tensor], capturable: bool) -> list[Tensor]:
+    """How many steps each parameter has taken: torch.optim's tensors, on the device if capturable."""
     for state, param in zip(states, params, strict=True):
         if "step" not in state:
             state["step"] = torch.zeros((), device=param.device if capturable else None)
-    counters = [state["step"] for state in states]
-    taken = [counter.clone() for counter in counters] if capturable else [counter.item() for counter in counters]
-    add_(counters, 1)
-    return taken
+    return [state["step"] for state in states]
 
 
 class AdamW(Adam):

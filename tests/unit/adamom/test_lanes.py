@@ -1,11 +1,13 @@
 """Many trials as one program: K lanes in one call are K single calls, state included."""
 
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import adamom
 from adamom import adam, sgd
@@ -147,3 +149,78 @@ def test_lanes_with_different_rules_may_be_measured_together_and_take_concatenat
         run(sgd, rule, alone, [g[k] for g in goal], lanes=False)
         for of_lanes, single in zip(everyone.params, alone.params, strict=True):
             torch.testing.assert_close(of_lanes[k], single, rtol=1e-9, atol=1e-9)
+
+
+def rebuilt(kept: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A Group or a Memory with every tensor changed."""
+    changed = {}
+    for field in fields(kept):
+        value = getattr(kept, field.name)
+        if isinstance(value, list):
+            changed[field.name] = [change(each) for each in value]
+        elif isinstance(value, Tensor):
+            changed[field.name] = change(value)
+        elif isinstance(value, adamom.Memory):
+            changed[field.name] = rebuilt(value, change)
+    return replace(kept, **changed)
+
+
+def tensors(group: Any) -> Iterator[Tensor]:
+    found: list[Tensor] = []
+    rebuilt(group, lambda tensor: found.append(tensor) or tensor)
+    yield from found
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("module", "rule", "options"), CASES, ids=str)
+def test_a_step_that_was_written_down_once_is_the_step_to_the_bit(
+    module: Any, rule: adamom.Rule, options: dict, dtype: torch.dtype
+):
+    start, goal = ([each.to(dtype) for each in given] for given in problem(len(RATES)))
+    steps = {"steps": torch.zeros((), dtype=torch.float64)} if module is adam else {}
+    called = module.Group(params=start, lr=RATES.to(dtype), **steps, **options)
+    for _ in range(2):
+        called.grads = gradients(called.params, goal)
+        module.step_(rule, [called], lanes=True)
+    replayed = rebuilt(called, torch.clone)
+
+    def step(*state: Tensor) -> Tensor:
+        given = iter(state)
+        return torch.as_tensor(module.step_(rule, [rebuilt(called, lambda _: next(given))], lanes=True)[0])
+
+    program = make_fx(step)(*tensors(rebuilt(called, torch.clone)))
+    for _ in range(STEPS):
+        for group in (called, replayed):
+            for grad, new in zip(group.grads, gradients(group.params, goal), strict=True):
+                grad.copy_(new)
+        beta = torch.as_tensor(module.step_(rule, [called], lanes=True)[0])
+        assert torch.equal(program(*tensors(replayed)), beta)
+        for a, b in zip(tensors(replayed), tensors(called), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("module", "rule", "options"), CASES, ids=str)
+def test_all_that_lanes_keep_stays_in_its_memory(module: Any, rule: adamom.Rule, options: dict):
+    start, goal = problem(len(RATES))
+    steps = {"steps": torch.zeros((), dtype=torch.float64)} if module is adam else {}
+    group = module.Group(params=start, lr=RATES, grads=[torch.zeros_like(each) for each in start], **steps, **options)
+    addresses = []
+    for _ in range(4):
+        for grad, new in zip(group.grads, gradients(group.params, goal), strict=True):
+            grad.copy_(new)
+        module.step_(rule, [group], lanes=True)
+        addresses.append([tensor.data_ptr() for tensor in tensors(group)])
+    assert addresses[0] == addresses[1] == addresses[3]
+
+
+def test_steps_counted_in_a_tensor_are_those_counted_in_a_number():
+    start, goal = problem(len(RATES))
+    ends = []
+    for steps in (0, torch.zeros((), dtype=torch.float64)):
+        group = adam.Group(params=[each.clone() for each in start], lr=RATES, steps=steps)
+        run(adam, adamom.HeavyBall(), group, goal, lanes=True)
+        ends.append((group.steps, group.params))
+    (number, with_number), (tensor, with_tensor) = ends
+    assert (number, float(tensor)) == (STEPS, STEPS)
+    for a, b in zip(with_number, with_tensor, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-15)  # pow of a number and of a tensor differ in a last bit
