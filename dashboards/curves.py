@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-DENSE = 120  # points beyond which markers run into each other
+DENSE = 60  # points beyond which markers run into each other
 
 
 class LrCurve(NamedTuple):

@@ -18,11 +18,17 @@
     places.forEach((place) => watcher.observe(place));
   };
   const places = [...document.querySelectorAll(".plot")];
+  // One picture a frame: the first can be seen, and the page answers, before the next is drawn.
+  const drawn = (place) => new Promise((seen) => setTimeout(() => {
+    requestAnimationFrame(() => setTimeout(seen));
+    draw(place);
+  }));
+  let queue = Promise.resolve();
   // A picture is drawn when it comes near, so that a page of many opens at once.
   const watcher = new IntersectionObserver(
     (seen) => seen.filter((one) => one.isIntersecting).forEach(({ target }) => {
       watcher.unobserve(target);
-      setTimeout(() => draw(target)); // each in a task of its own: the first can be seen before the next is drawn
+      queue = queue.then(() => drawn(target));
     }),
     { rootMargin: "600px" },
   );

@@ -22,6 +22,7 @@ from dashboards.across import (
     profile_figure,
     profile_info,
 )
+from dashboards.basins import basins_info
 from dashboards.claims import sentence
 from dashboards.paired import along_figure, along_info, forest_figure, forest_info
 from dashboards.report import CAPTIONS, NOTHING, Caption, render, winners, write_atomically
@@ -174,6 +175,7 @@ def _study(summary: Summary, along: str) -> dict[str, Any]:
         "name": summary.study.name,
         "question": summary.study.question,
         "rows": summary.rows,
+        "where": basins_info(summary),
         "looks": style.looks(summary.study.arms),
         "winners": winners(summary),
         "along": along,

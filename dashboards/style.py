@@ -32,6 +32,7 @@ __all__ = [
     "number",
     "percent",
     "plain",
+    "power",
     "wrapped",
 ]
 
@@ -48,6 +49,8 @@ CONSTANT_RAMPS = (  # per family, small to large momentum: context, so it is qui
     ["#b0aca5", "#33302b"],
 )
 RULE_COLOURS = ("#d55e00", "#e69f00", "#cc3d8c", "#a50026", "#00a087", "#8c510a", "#f0508c", "#5ab4ac")
+CROWDED_DECADES = 7.5  # beyond, an axis has a tick every other decade
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon", "pentagon", "cross")
 
@@ -150,9 +153,16 @@ def log_axis(low: float, high: float) -> dict[str, object]:
     return {"type": "log", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
 
 
+def power(exponent: int) -> str:
+    """A power of ten on an axis: 10⁻², 0.1, 1, 10, 10²."""
+    if exponent in (-1, 0, 1):
+        return f"{10.0**exponent:g}"
+    return "10" + str(exponent).translate(SUPERSCRIPTS)
+
+
 def lr_axis(first: float, last: float) -> dict[str, object]:
     """A logarithmic axis of learning rates, a tick each decade or every other."""
-    step = 1 if math.log10(last / first) < 7.5 else 2
+    step = 1 if math.log10(last / first) < CROWDED_DECADES else 2
     return {"type": "log", "dtick": step, "exponentformat": "power", "tickangle": 0, "tickfont": {"size": 11}}
 
 

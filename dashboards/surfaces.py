@@ -15,7 +15,7 @@ from dashboards.evidence import ArmGrid, Floats
 from dashboards.style import number, percent, plain
 from dashboards.summary import Summary
 
-__all__ = ["SurfaceInfo", "SurfaceRow", "SurfacesInfo", "surfaces_figure", "surfaces_info"]
+__all__ = ["SurfaceInfo", "SurfaceRow", "SurfacesInfo", "log_edges", "surfaces_figure", "surfaces_info"]
 
 ROW_PIXELS, CONSTANTS_PIXELS = 34, 260
 STRIPE_GAP, GROUP_GAP = 20, 84  # pixels above a strip of rules, and above the next study with its title
@@ -161,7 +161,7 @@ def _bands(info: SurfacesInfo) -> list[_Band]:
 def _draw(figure: go.Figure, info: SurfacesInfo, surface: SurfaceInfo, band: _Band, *, row: int, column: int) -> None:
     """One panel with its axes; an empty one where the surface has no such arms."""
     rows = surface.rules if band.rules else surface.constants
-    edges = _log_edges(surface.lrs)
+    edges = log_edges(surface.lrs)
     at = [float(-index) for index in range(len(rows))] if band.rules else [_height(each.momentum) for each in rows]
     if rows:
         _panel(figure, info, surface, rows, edges, at, row=row, column=column)
@@ -297,5 +297,6 @@ def _edges(centres: Floats) -> Floats:
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
-def _log_edges(lrs: Floats) -> Floats:
+def log_edges(lrs: Floats) -> Floats:
+    """The boundaries of the cells around learning rates, halfway between neighbours on a log axis."""
     return np.asarray(10 ** _edges(np.log10(lrs)))

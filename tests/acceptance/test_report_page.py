@@ -102,6 +102,35 @@ def test_divergence_has_a_colour_of_its_own_on_the_surface(open_page: Opener, re
     assert set(colours) == {"#c2452d"}
 
 
+def test_the_first_picture_needs_no_script_and_the_others_say_that_they_do(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 1240, "height": 1000})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    tracks = page.locator(".basins svg.track").all()
+    bars = [track.locator("rect[rx]").bounding_box() for track in tracks]
+    assert len(bars) == 9
+    assert all(bar is not None and bar["width"] > 20 for bar in bars)
+    first = tracks[0].bounding_box()
+    assert first is not None
+    assert first["y"] < 1000  # on the first screen
+    said = page.locator("noscript p")
+    assert said.count() == 9
+    assert said.first.inner_text() == "This picture needs JavaScript; its numbers are in the tables and in report.json."
+    assert said.first.bounding_box() is not None
+    assert not page.locator(".plot").first.is_visible()
+    context.close()
+
+
+def test_the_first_picture_fits_a_phone(open_page: Opener, report: Path) -> None:
+    page = open_page(report)
+    page.set_viewport_size({"width": 390, "height": 844})
+    for track in page.locator(".basins svg.track").all():
+        box = track.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert 300 < box["width"] <= 390 - 2 * box["x"] + 1
+
+
 def test_nothing_is_wider_than_a_narrow_screen(open_page: Opener, report: Path) -> None:
     page = open_page(report)
     page.set_viewport_size({"width": 420, "height": 900})

@@ -59,6 +59,7 @@ def test_sections_come_in_the_order_a_reader_asks(whole: Reader) -> None:
     headings = [
         "Which momentum forgives",
         "Before you believe a number",
+        "Where each arm works",
         "One row per arm",
         "Loss over learning rate and momentum",
         "against effective learning rate",
@@ -104,6 +105,15 @@ def test_the_bundle_of_plotly_is_there_once(summary: Summary) -> None:
     text = page(summary, command="", provenance={})
     assert 4e6 < len(text) < 10e6
     assert text.count("plotly.js v") == 1
+
+
+def test_the_outermost_function_of_plotly_stands_in_brackets(summary: Summary) -> None:
+    """V8 then parses the bundle once, not twice: a quarter of a second. Fails when plotly wraps it in another way."""
+    text = page(summary, command="", provenance={})
+    bundle = text[text.index('<script type="text/plain" id="plotly">') :]
+    bundle = bundle[: bundle.index("</script>")]
+    assert ": this, (() => {" in bundle
+    assert bundle.rstrip().endswith("return Plotly;\n})));")
 
 
 def test_the_same_summary_gives_the_same_bytes(finished: Any, summary: Summary) -> None:
