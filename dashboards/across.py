@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from dashboards import metrics, style
 from dashboards.comparison import Estimate
 from dashboards.evidence import ArmGrid, Floats
+from dashboards.paired import error_bar
 from dashboards.style import Look, plain
 from dashboards.summary import Summary
 from storage.records import Arm, Study
@@ -31,29 +32,37 @@ __all__ = [
 
 TAUS = np.round(np.linspace(1, 4, 301), 2)  # AlgoPerf's range: beyond four times the fastest nobody waits
 RESAMPLES = 1000  # of the stratified bootstrap, which loops over workloads
+UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ArmAcross:
-    """One arm over all workloads.
+    """One arm over all workloads, with stratified bootstrap intervals: runs resampled within each workload.
 
-    area: interquartile mean of the normalised area over workloads and seeds. improvement: the chance that a run of this
-    arm has a larger area than one of the baseline, nan for the baseline itself. tuned: mean over workloads of the best
-    normalised score. sensitivity: what is lost when all workloads share one learning rate. time_score: area under the
-    profile of steps to target.
+    area, gap: interquartile mean and optimality gap of the normalised area over workloads and seeds. improvement: the
+    chance that a run of this arm has a larger area than one of the baseline, unknown for the baseline itself. tuned:
+    mean over workloads of the best normalised score. sensitivity: what is lost when all workloads share one learning
+    rate. time_score: area under the profile of steps to target, a view that has no interval.
     """
 
     arm: str
     area: Estimate
-    improvement: float
-    tuned: float
-    sensitivity: float
+    gap: Estimate
+    improvement: Estimate
+    tuned: Estimate
+    sensitivity: Estimate
     time_score: float
 
     def as_dict(self) -> dict[str, Any]:
-        numbers = {name: getattr(self, name) for name in ("improvement", "tuned", "sensitivity", "time_score")}
-        known = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        return {"arm": self.arm, "area": self.area.as_dict()} | known
+        estimates = {
+            "area": self.area,
+            "optimality_gap": self.gap,
+            "improvement": self.improvement,
+            "tuned": self.tuned,
+            "sensitivity": self.sensitivity,
+        }
+        found = {name: estimate.as_dict() for name, estimate in estimates.items()}
+        return {"arm": self.arm, **found, "time_score": self.time_score if math.isfinite(self.time_score) else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +117,34 @@ def across_workloads(summaries: Sequence[Summary], baseline: str | None = None) 
 def _arm_across(
     arm: str, areas: Mapping[str, list[Floats]], base: str, scores: Floats | None, time: float, seed: int
 ) -> ArmAcross:
-    def iqm(runs: list[Floats]) -> float:
-        return metrics.interquartile_mean(np.concatenate(runs))
+    def estimate(statistic: Callable[[list[Floats]], float], runs: list[Floats]) -> Estimate:
+        drawn = metrics.stratified_bootstrap(statistic, runs, seed=seed, resamples=RESAMPLES)
+        low, high = drawn if max(map(len, runs)) > 1 else (math.nan, math.nan)
+        return Estimate(statistic(runs), low, high, sum(map(len, runs)))
 
-    mine = areas[arm]
-    low, high = metrics.stratified_bootstrap(iqm, mine, seed=seed, resamples=RESAMPLES)
-    others = areas.get(base)
-    better = [metrics.probability_of_improvement(a, b) for a, b in zip(mine, others or [], strict=False)]
+    mine, others = areas[arm], areas.get(base, [])
     return ArmAcross(
         arm=arm,
-        area=Estimate(iqm(mine), low, high, sum(len(runs) for runs in mine)),
-        improvement=float(np.mean(better)) if others and arm != base else math.nan,
-        tuned=float(scores.max(axis=1).mean()) if scores is not None else math.nan,
-        sensitivity=metrics.cross_workload_sensitivity(scores) if scores is not None else math.nan,
+        area=estimate(lambda runs: metrics.interquartile_mean(np.concatenate(runs)), mine),
+        gap=estimate(lambda runs: metrics.optimality_gap(np.concatenate(runs)), mine),
+        improvement=estimate(_improvement, [*mine, *others]) if others and arm != base else UNKNOWN,
+        tuned=_estimate(scores.max(axis=-1).mean(axis=-1), mine) if scores is not None else UNKNOWN,
+        sensitivity=_estimate(metrics.cross_workload_sensitivity(scores), mine) if scores is not None else UNKNOWN,
         time_score=time,
     )
+
+
+def _improvement(runs: list[Floats]) -> float:
+    """The mean over workloads; the first half of the list is one arm's, the second its baseline's."""
+    half = len(runs) // 2
+    pairs = zip(runs[:half], runs[half:], strict=True)
+    return float(np.mean([metrics.probability_of_improvement(*pair) for pair in pairs]))
+
+
+def _estimate(values: Floats, runs: list[Floats]) -> Estimate:
+    """values: array of shape (1 + resamples,), what was measured first."""
+    low, high = metrics.interval(values[1:]) if max(map(len, runs)) > 1 else (math.nan, math.nan)
+    return Estimate(float(values[0]), low, high, sum(map(len, runs)))
 
 
 def _areas(summary: Summary, arm: str) -> Floats:
@@ -146,20 +168,22 @@ def _steps(summary: Summary, arm: str) -> float:
 
 
 def _scores(summaries: Sequence[Summary], arms: Sequence[str]) -> dict[str, Floats]:
-    """Per arm its normalised scores: array of shape (workloads, learning rates that all studies have run).
+    """Per arm its normalised scores: array of shape (1 + resamples, workloads, learning rates that all studies ran).
 
-    Normalised within each workload over all shared arms; arms without two such learning rates are left out.
+    Normalised within each workload over all shared arms; the first row is what was measured, the others resample seeds
+    within each workload. Arms without two such learning rates are left out.
     """
     common = {arm: _common_rates(summaries, arm) for arm in arms}
     rated = [arm for arm in arms if len(common[arm]) > 1]
     if not rated:
         return {}
-    flat = np.array([np.concatenate([_negated(summary, arm, common[arm]) for arm in rated]) for summary in summaries])
-    scaled = metrics.normalise_scores(flat)
-    if not np.isfinite(scaled).all():
+    rates = {arm: common[arm] for arm in rated}
+    flat = np.stack([_negated(summary, rates) for summary in summaries], axis=1)
+    scaled = metrics.normalise_scores(flat.reshape(-1, flat.shape[-1])).reshape(flat.shape)
+    if not np.isfinite(scaled[0]).all():
         return {}
-    ends = np.cumsum([len(common[arm]) for arm in rated])[:-1]
-    return dict(zip(rated, np.split(scaled, ends, axis=1), strict=True))
+    ends = np.cumsum([len(each) for each in rates.values()])[:-1]
+    return dict(zip(rated, np.split(scaled, ends, axis=-1), strict=True))
 
 
 def _common_rates(summaries: Sequence[Summary], arm: str) -> list[float]:
@@ -174,10 +198,17 @@ def _key(lr: float) -> float:
     return round(math.log10(lr), 9)
 
 
-def _negated(summary: Summary, arm: str, rates: Sequence[float]) -> Floats:
-    grid = _grid(summary, arm)
-    at = [[_key(lr) for lr in grid.lrs].index(rate) for rate in rates]
-    return -metrics.mean_over_seeds(grid.loss)[at]
+def _negated(summary: Summary, rates: Mapping[str, Sequence[float]]) -> Floats:
+    """Minus the mean losses at each arm's rates, measured and for resampled seeds: shape (1 + resamples, settings)."""
+    losses = []
+    for arm, wanted in rates.items():
+        grid = _grid(summary, arm)
+        keys = [_key(lr) for lr in grid.lrs]
+        losses.append(grid.loss[:, [keys.index(rate) for rate in wanted]])
+    whole = np.hstack(losses)
+    whole = whole[np.isfinite(whole).any(axis=1)]
+    weights = metrics.draws(len(whole), seed=summary.seed, resamples=RESAMPLES)
+    return -metrics.mean_over_seeds(whole, np.vstack([np.ones(len(whole)), weights]))
 
 
 def _dimensions(study: Study, scores: Mapping[str, Floats]) -> dict[str, int]:
@@ -185,7 +216,9 @@ def _dimensions(study: Study, scores: Mapping[str, Floats]) -> dict[str, int]:
     found = {}
     for family in dict.fromkeys(arm.family for arm in study.arms):
         constants = [
-            scores[arm.name] for arm in study.arms if arm.family == family and not arm.adaptive and arm.name in scores
+            scores[arm.name][0]
+            for arm in study.arms
+            if arm.family == family and not arm.adaptive and arm.name in scores
         ]
         if len(constants) > 1 and len({each.shape for each in constants}) == 1:
             found[family] = metrics.effective_dimension(np.stack(constants, axis=1))
@@ -198,13 +231,13 @@ def _dimensions(study: Study, scores: Mapping[str, Floats]) -> dict[str, int]:
 class PlaneInfo(NamedTuple):
     """The performance-sensitivity plane: per arm its sensitivity (x) and its tuned score (y)."""
 
-    points: dict[str, tuple[float, float]]
+    points: dict[str, tuple[Estimate, Estimate]]
     looks: dict[str, Look]
 
 
 def plane_info(across: Across, arms: Sequence[Arm]) -> PlaneInfo:
     """What the plane shows; empty when no two studies share an arm's learning rates. arms: of the first study."""
-    points = {each.arm: (each.sensitivity, each.tuned) for each in across.arms if math.isfinite(each.sensitivity)}
+    points = {each.arm: (each.sensitivity, each.tuned) for each in across.arms if each.sensitivity.known}
     return PlaneInfo(points, style.looks(arms))
 
 
@@ -215,10 +248,12 @@ def plane_figure(info: PlaneInfo) -> go.Figure:
         look = info.looks[arm]
         marker = {"symbol": look.marker, "size": 12, "color": look.colour}
         hover = f"<b>{plain(arm)}</b><br>Φ %{{x:.3f}}, tuned %{{y:.3f}}<extra></extra>"
-        figure.add_trace(go.Scatter(x=[x], y=[y], mode="markers", name=plain(arm), marker=marker, hovertemplate=hover))
+        bars = {"error_x": error_bar(x, look), "error_y": error_bar(y, look)}
+        shared = {"mode": "markers", "name": plain(arm), "marker": marker, "hovertemplate": hover}
+        figure.add_trace(go.Scatter(x=[x.value], y=[y.value], **shared, **bars))
     style.layout(figure, height=380)
-    widest = max(x for x, _ in info.points.values())
-    lowest = min(y for _, y in info.points.values())
+    widest = max(np.nanmax([x.value, x.high]) for x, _ in info.points.values())
+    lowest = min(np.nanmin([y.value, y.low]) for _, y in info.points.values())
     title = style.axis_label("sensitivity Φ: lost by sharing one learning rate")
     figure.update_xaxes(title=title, range=[-0.03 * max(widest, 0.1), 1.1 * max(widest, 0.1)])
     return figure.update_yaxes(title=style.axis_label("tuned score"), range=[min(lowest, 0.9) - 0.03, 1.03])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dashboards.evidence import ArmGrid
+from dashboards.measures import Scale
 from dashboards.style import counted, number
 
 if TYPE_CHECKING:
@@ -29,11 +30,21 @@ class Flag:
         return {"kind": self.kind, "arm": self.arm, "text": self.text}
 
 
+MIXED = {  # what should be the same for every trial of a study, and what follows if it is not
+    "data": "different data, so that their losses cannot be compared",
+    "device": "different devices, which round differently",
+    "torch": "different releases of torch",
+    "python": "different releases of Python",
+    "adamom": "different releases of adamom",
+    "commit": "different commits of the code",
+}
+
+
 def raise_flags(summary: Summary) -> Iterator[Flag]:
     """Every flag of a study, those of the whole study first."""
     yield from _study_flags(summary)
     for grid, row in zip(summary.evidence.grids, summary.rows, strict=True):
-        yield from _arm_flags(grid, row)
+        yield from _arm_flags(grid, row, summary.scale)
 
 
 def _study_flags(summary: Summary) -> Iterator[Flag]:
@@ -50,6 +61,7 @@ def _study_flags(summary: Summary) -> Iterator[Flag]:
     ):
         if found := getattr(counts, name):
             yield Flag(name, "", f"{found} cells {what}: they count as not run in every number.")
+    yield from _mixed(evidence.provenance)
     if evidence.strangers:
         yield Flag("outside", "", f"{evidence.strangers} stored trials lie outside the study's grid and are left out.")
     seeds = max((row.seeds for row in summary.rows), default=0)
@@ -79,7 +91,14 @@ def _study_flags(summary: Summary) -> Iterator[Flag]:
         )
 
 
-def _arm_flags(grid: ArmGrid, row: ArmRow) -> Iterator[Flag]:
+def _mixed(provenance: Mapping[str, Mapping[str, int]]) -> Iterator[Flag]:
+    for key, what in MIXED.items():
+        if len(found := provenance.get(key, {})) > 1:
+            counts = ", ".join(f"{value} ({counted(trials, 'trial')})" for value, trials in found.items())
+            yield Flag(f"mixed {key}", "", f"Its trials ran on {what}: {counts}.")
+
+
+def _arm_flags(grid: ArmGrid, row: ArmRow, scale: Scale) -> Iterator[Flag]:
     missing = row.planned - row.measured
     if missing:
         yield Flag("missing", row.arm, f"{missing} of its {row.planned} cells have not been run.")
@@ -91,6 +110,13 @@ def _arm_flags(grid: ArmGrid, row: ArmRow) -> Iterator[Flag]:
     if row.diverged.value == 1:
         yield Flag("all diverged", row.arm, "Every run diverged or ended no better than it began.")
         return
+    if row.best_loss.value > scale.target:
+        yield Flag(
+            "poor basin",
+            row.arm,
+            f"Its best loss, {number(row.best_loss.value)}, misses the study's best, {number(scale.best)}, by more "
+            "than the tolerance: its basin says how flat a poor loss is, not how easily it is tuned.",
+        )
     if row.best_lr in (grid.lrs[0], grid.lrs[-1]):
         yield Flag(
             "optimum at edge", row.arm, f"Its best learning rate, {number(row.best_lr)}, is the grid's first or last."

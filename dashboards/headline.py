@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 from dashboards.claims import sentence, with_interval
 from dashboards.comparison import Difference, compare_arms
-from dashboards.measures import Cells
-from dashboards.style import counted
+from dashboards.measures import Cells, Scale
+from dashboards.style import counted, number
 
 if TYPE_CHECKING:
-    from dashboards.summary import Summary
+    from dashboards.summary import ArmRow, Summary
 
 __all__ = ["headline"]
 
 
 def headline(summary: Summary) -> str:
-    """The widest basin of an arm with a rule against the widest of a constant momentum of its family."""
+    """The widest basin of an arm with a rule against the widest of a constant momentum of its family.
+
+    A basin around a loss that misses the study's best counts only where there is no other: a flat failure is wide.
+    """
     counts, planned = summary.counts, summary.evidence.planned
     known = [row for row in summary.rows if row.basin.known]
     if not known:
@@ -27,16 +30,26 @@ def headline(summary: Summary) -> str:
             f"No arm learned: all {counts.diverged} runs measured so far diverged or ended no better than they began."
         )
     rules = [row for row in known if row.adaptive] or known
-    widest = max(rules, key=lambda row: (row.basin.value, -row.best_loss.value))
+    widest = max(rules, key=lambda row: _rank(row, summary.scale))
     others = [row for row in known if row.adaptive != widest.adaptive] or [row for row in known if row is not widest]
     others = [row for row in others if row.family == widest.family] or others
     if not others:
         width = with_interval(widest.basin, in_decades=True)
         return f"{widest.arm}: basin {width} decades of learning rate, {counted(widest.seeds, 'seed')}."
-    rival = max(others, key=lambda row: (row.basin.value, -row.best_loss.value))
+    rival = max(others, key=lambda row: _rank(row, summary.scale))
     rank = ", the widest constant momentum" if widest.adaptive and not rival.adaptive else ""
+    if rank and rival.basin.value < max(row.basin.value for row in others):
+        rank += " that comes near the study's best loss"
     candidates = [row.arm for row in rules if row.family == widest.family and row is not rival]
-    return sentence(_basins(summary, candidates, rival.arm)[widest.arm], widest, rival, rank)
+    found = sentence(_basins(summary, candidates, rival.arm)[widest.arm], widest, rival, rank)
+    if widest.best_loss.value <= summary.scale.target:
+        return found
+    loss = number(widest.best_loss.value)
+    return f"{found} Its best loss, {loss}, misses the study's best by more than the tolerance."
+
+
+def _rank(row: ArmRow, scale: Scale) -> tuple[bool, float, float]:
+    return row.best_loss.value <= scale.target, row.basin.value, -row.best_loss.value
 
 
 def _basins(summary: Summary, arms: Sequence[str], rival: str) -> dict[str, Difference]:

@@ -25,6 +25,7 @@ __all__ = [
     "ForestRow",
     "along_figure",
     "along_info",
+    "error_bar",
     "forest_figure",
     "forest_info",
 ]
@@ -109,7 +110,7 @@ def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
     return go.Scatter(
         x=[estimate.value],
         y=[height],
-        error_x=_error_bar(estimate, look),
+        error_x=error_bar(estimate, look),
         mode="markers",
         marker={"symbol": symbol, "size": 10, "color": look.colour, "line": {"width": 2, "color": look.colour}},
         text=[
@@ -121,7 +122,8 @@ def _mark(difference: Difference, look: Look, height: int) -> go.Scatter:
     )
 
 
-def _error_bar(estimate: Estimate, look: Look) -> dict[str, object] | None:
+def error_bar(estimate: Estimate, look: Look) -> dict[str, object] | None:
+    """Plotly's bar from one end of an interval to the other, in the arm's colour; None where there is no interval."""
     if not math.isfinite(estimate.low):
         return None
     beyond, below = max(estimate.high - estimate.value, 0), max(estimate.value - estimate.low, 0)

@@ -68,8 +68,8 @@ CAPTIONS = {
     "surfaces": Caption(
         "Loss over learning rate and momentum",
         "Each cell is the mean final loss over seeds, all panels on one colour scale; red cells with a cross "
-        "diverged in half of their seeds or more, a red dot marks fewer, pale grey was not run, and the dotted "
-        "line is where half diverge.",
+        "diverged in half of their seeds or more, a red dot marks fewer, pale cells with a dash were not run, and the "
+        "dotted line is where half diverge.",
         "what happens between two cells, or compare columns of different families: a learning rate means another "
         "step there.",
         "no cell has a result yet.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,6 @@ import plotly.graph_objects as go
 from dashboards import metrics, style
 from dashboards.across import (
     Across,
-    ArmAcross,
     across_workloads,
     plane_figure,
     plane_info,
@@ -26,7 +24,6 @@ from dashboards.basins import basins_info
 from dashboards.claims import sentence
 from dashboards.paired import along_figure, along_info, forest_figure, forest_info
 from dashboards.report import CAPTIONS, NOTHING, Caption, render, winners, write_atomically
-from dashboards.style import fixed, number, percent
 from dashboards.summary import Summary, analyse
 from dashboards.surfaces import surfaces_figure, surfaces_info
 
@@ -64,7 +61,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """The contract of `adamom compare --json`: strict JSON, null where nothing has been run."""
         return {
-            "version": {"comparison": 1, "metrics": metrics.VERSION},
+            "version": {"comparison": 2, "metrics": metrics.VERSION},
             "baseline": self.baseline,
             "sentences": list(self.sentences),
             "studies": [summary.as_dict() for summary in self.summaries],
@@ -140,7 +137,7 @@ def comparison_page(comparison: Comparison, *, command: str, provenance: Mapping
         title=" · ".join(summary.study.name for summary in summaries),
         flags=list(_flags(summaries)),
         studies=[_study(summary, name) for summary, name in zip(summaries, alongs, strict=True)],
-        across=_across_table(comparison.across),
+        across=comparison.across,
         command=command,
         provenance=provenance,
     )
@@ -182,19 +179,3 @@ def _study(summary: Summary, along: str) -> dict[str, Any]:
         "counts": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         "digest": summary.evidence.digest,
     }
-
-
-def _across_table(across: Across | None) -> dict[str, Any] | None:
-    if across is None:
-        return None
-    return {
-        "headings": ("normalised area", "chance of improvement", "tuned score", "sensitivity Φ", "time score"),
-        "rows": [_across_row(arm) for arm in across.arms],
-        "dimensions": across.dimensions,
-    }
-
-
-def _across_row(arm: ArmAcross) -> tuple[str, ...]:
-    area = f"{fixed(arm.area.value)} [{fixed(arm.area.low)}, {fixed(arm.area.high)}]"
-    improvement = "the baseline" if math.isnan(arm.improvement) else percent(arm.improvement)
-    return arm.arm, area, improvement, number(arm.tuned), number(arm.sensitivity), number(arm.time_score)

@@ -1,7 +1,7 @@
 """How things look everywhere: one colour per arm, a colour of its own for divergence, and how numbers are written.
 
-Colour is never the only sign: arms differ in dash and marker too, and diverged cells carry a cross, so that a grey
-print and a colour-blind reader see the same picture.
+Colour is never the only sign: arms differ in dash and marker too, diverged cells carry a cross and those not run a
+dash, so that a grey print and a colour-blind reader see the same picture.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ LOSS_SCALE = "Cividis_r"  # even steps of lightness, made for colour-blind eyes;
 
 CONSTANT_RAMPS = (  # per family, small to large momentum: context, so it is quiet
     ["#7fa8d1", "#08306b"],
-    ["#8fb58f", "#10451d"],
+    ["#8fc384", "#225035"],
     ["#b3a2c7", "#3f1d63"],
     ["#b0aca5", "#33302b"],
 )
-RULE_COLOURS = ("#d55e00", "#e69f00", "#cc3d8c", "#a50026", "#00a087", "#8c510a", "#f0508c", "#5ab4ac")
+# Twelve units of Lab apart, from each other, from the first two ramps and from DIVERGED, to colour-blind eyes too.
+RULE_COLOURS = ("#e69f00", "#9437e0", "#772255", "#00a08a", "#bb77ff", "#6b3d00", "#b8963e", "#5c1fb0")
 CROWDED_DECADES = 7.5  # beyond, an axis has a tick every other decade
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

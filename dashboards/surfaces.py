@@ -189,7 +189,7 @@ def _panel(
     row: int,
     column: int,
 ) -> None:
-    """Three layers that share no cell (a loss, diverged, not run), and a mark wherever some seed diverged."""
+    """Three layers that share no cell (a loss, diverged, not run), and a mark wherever there is more than a loss."""
     order = np.argsort(y)
     rows, y = tuple(rows[index] for index in order), [y[index] for index in order]
     loss, diverged = np.array([each.loss for each in rows]), np.array([each.diverged for each in rows])
@@ -205,26 +205,29 @@ def _panel(
         if shown.any():
             cells = {"z": np.where(shown, values, np.nan), "text": _hovers(rows, surface.lrs, shown)}
             figure.add_trace(go.Heatmap(**cells, **look, **shape), row=row, col=column)
-    figure.add_trace(_crosses(surface.lrs, np.array(y), diverged), row=row, col=column)
+    figure.add_trace(_marks(surface.lrs, np.array(y), diverged), row=row, col=column)
 
 
 def _flat(colour: str) -> dict[str, object]:
     return {"colorscale": [[0, colour], [1, colour]], "showscale": False}
 
 
-def _crosses(lrs: Floats, y: Floats, diverged: Floats) -> go.Scatter:
-    """A cross where half the seeds or more diverged, a dot where fewer did; on a dense grid only every few cells."""
+def _marks(lrs: Floats, y: Floats, diverged: Floats) -> go.Scatter:
+    """What a grey print must tell too: a cross where half the seeds or more diverged, a dot where fewer did, a dash
+    where nothing was run; on a dense grid only every few cells.
+    """
     every = -(-len(lrs) // DENSE)
-    cells = np.argwhere((diverged > 0) & (np.arange(len(lrs)) % every == 0))
+    marked = (np.isnan(diverged) | (diverged > 0)) & (np.arange(len(lrs)) % every == 0)
+    cells, shares = np.argwhere(marked), diverged[marked]
     return go.Scatter(
         x=lrs[cells[:, 1]],
         y=y[cells[:, 0]],
         mode="markers",
         marker={
-            "symbol": ["x-thin" if diverged[tuple(cell)] >= 0.5 else "circle" for cell in cells],
+            "symbol": np.select([np.isnan(shares), shares >= 0.5], ["line-ew", "x-thin"], "circle").tolist(),
             "size": 8,
             "color": style.DIVERGED,
-            "line": {"width": 1.4, "color": style.PAPER},
+            "line": {"width": 1.4, "color": np.where(np.isnan(shares), style.MUTED, style.PAPER).tolist()},
         },
         hoverinfo="skip",
     )

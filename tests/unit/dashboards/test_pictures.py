@@ -91,8 +91,9 @@ class TestSurfaces:
             if trace.type == "heatmap" and trace.colorscale and trace.colorscale[0][1] == style.DIVERGED
         )
         assert np.isfinite(np.array(red.z, dtype=float)).tolist() == [[False, True, True, False]]
-        crosses = next(trace for trace in figure.data if trace.type == "scatter")
-        assert list(crosses.marker.symbol) == ["x-thin", "x-thin"]
+        marks = next(trace for trace in figure.data if trace.type == "scatter")
+        assert list(marks.marker.symbol) == ["x-thin", "x-thin", "line-ew"]
+        assert list(marks.x) == pytest.approx([1e-2, 1e-1, 1.0])
 
     def test_all_panels_share_one_colour_scale(self, summary: Summary) -> None:
         figure = surfaces_figure(surfaces_info(summary))

@@ -85,22 +85,50 @@ class TestAcross:
         across = across_workloads([here, there])
         assert across is not None
         a, b = across.arms
-        assert a.sensitivity == pytest.approx(0)
-        assert b.sensitivity > 0.3
-        assert a.tuned == pytest.approx(b.tuned)
+        assert a.sensitivity.value == pytest.approx(0)
+        assert b.sensitivity.value > 0.3
+        assert a.tuned.value == pytest.approx(b.tuned.value)
 
     def test_equal_arms_improve_on_each_other_half_of_the_time(self, hand_made: Any) -> None:
         studied = hand_made(a=self.shifted(0), rule=self.shifted(0))
         across = across_workloads([named("one", studied), named("two", studied)])
         assert across is not None
-        assert across.arms[1].improvement == 0.5
-        assert math.isnan(across.arms[0].improvement)
+        assert across.arms[1].improvement.value == 0.5
+        assert not across.arms[0].improvement.known
 
     def test_the_area_is_the_interquartile_mean_over_workloads_and_seeds(self, hand_made: Any) -> None:
         studied = hand_made(a=[[1.0, 0.0]] * 2, b=[[2.5, 2.5]] * 2)
         across = across_workloads([named("one", studied), named("two", studied)])
         assert across is not None
         assert [(arm.area.value, arm.area.n) for arm in across.arms] == [(0.75, 4), (0.0, 4)]
+        assert [(arm.gap.value, arm.gap.n) for arm in across.arms] == [(0.25, 4), (1.0, 4)]
+
+    def test_intervals_hold_their_values_and_one_seed_has_none(self, three: list[Summary], hand_made: Any) -> None:
+        across = compare(three).across
+        assert across is not None
+        for arm in across.arms:
+            for each in (arm.area, arm.gap, arm.tuned, arm.sensitivity):
+                assert each.low <= each.value + 1e-12
+                assert each.value - 1e-12 <= each.high
+                assert each.n == 3 + 4 + 5
+        alone = hand_made(a=self.shifted(0)[:1], b=self.shifted(1)[:1])
+        single = across_workloads([named("one", alone), named("two", alone)])
+        assert single is not None
+        for arm in single.arms:
+            assert all(math.isnan(each.low) for each in (arm.area, arm.gap, arm.tuned, arm.sensitivity))
+
+    def test_the_seed_of_the_bootstrap_matters_and_suffices(self, finished: Any) -> None:
+        study, trials, curves = finished
+        found = []
+        for seed in (1, 1, 2):
+            both = [
+                summarise(replace(study, name=name), trials, curves, resamples=20, seed=seed) for name in ("one", "two")
+            ]
+            across = across_workloads(both)
+            assert across is not None
+            found.append(across.as_dict())
+        assert found[0] == found[1]
+        assert found[0]["arms"] != found[2]["arms"]
 
     def test_dimensions_count_what_must_be_tuned(self, hand_made: Any) -> None:
         here = named("here", hand_made(a=self.shifted(0), b=self.shifted(0)))

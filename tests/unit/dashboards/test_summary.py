@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,19 @@ def test_the_sentence_names_both_arms_the_interval_and_the_seeds(summary: Summar
     assert summary.sentence.endswith("p = 0.5, 3 seeds: too few to decide, 7 could.")
 
 
+def test_a_flat_failure_does_not_win_the_sentence(hand_made: Any) -> None:
+    learned, flat = [[1.9, 0.5, 0.6, 1.9, 1.9]] * 2, [[1.8] * 5] * 2
+    summary = summarise(*hand_made(base=learned, flat=flat, rule=learned, rule_flat=flat))
+    assert summary.row("rule_flat").basin.value > summary.row("rule").basin.value
+    assert summary.sentence.startswith("rule: basin 1.15 [")
+    assert "for base, the widest constant momentum that comes near the study's best loss; " in summary.sentence
+
+
+def test_where_every_rule_failed_the_sentence_says_so(hand_made: Any) -> None:
+    summary = summarise(*hand_made(base=[[1.9, 0.5, 1.9]] * 2, rule=[[1.8] * 3] * 2))
+    assert summary.sentence.endswith("Its best loss, 1.8, misses the study's best by more than the tolerance.")
+
+
 class TestWhatIsMissing:
     def test_nothing_run(self, finished: Any) -> None:
         summary = summarise(finished[0], [], {})
@@ -167,6 +181,23 @@ class TestFlags:
 
     def test_windows_and_the_meaning_of_a_learning_rate(self, summary: Summary) -> None:
         assert {("lr windows", ""), ("meaning of lr", "")} <= self.kinds(summary)
+
+    def test_a_basin_around_a_poor_loss(self, hand_made: Any) -> None:
+        kinds = self.kinds(summarise(*hand_made(a=[[1.9, 0.1, 1.9]], b=[[1.9, 1.0, 1.9]])))
+        assert ("poor basin", "b") in kinds
+        assert ("poor basin", "a") not in kinds
+
+    @pytest.mark.parametrize("key", ["data", "device", "torch", "python", "adamom", "commit"])
+    def test_trials_that_ran_on_different_things(self, hand_made: Any, key: str) -> None:
+        study, trials, curves = hand_made(a=[[1.9, 0.5, 1.9]])
+        ran_on = [{key: "one", "engine": "lanes 2"}, {key: "one", "engine": "loop"}, {key: "other", "engine": "loop"}]
+        mixed = [
+            replace(trial, result=replace(trial.result, provenance=where))
+            for trial, where in zip(trials, ran_on, strict=True)
+        ]
+        found = [flag for flag in summarise(study, mixed, curves).flags if flag.kind.startswith("mixed")]
+        assert [flag.kind for flag in found] == [f"mixed {key}"]
+        assert found[0].text.endswith(": one (2 trials), other (1 trial).")
 
     @pytest.mark.parametrize("outcome", ["pruned", "failed", "oom"])
     def test_cells_that_count_as_not_run(self, hand_made: Any, outcome: str) -> None:
