@@ -106,7 +106,8 @@ def lane_group(arm: Arm, params: list[Tensor], lr: Tensor) -> LaneGroup:
         return adamom.sgd.Group(params, lr, **{name: options[name] for name in SGD_OPTIONS})
     own = {"b2": options["betas"][1], "decoupled": options["decoupled_weight_decay"]}
     same = {name: options[name] for name in ADAM_OPTIONS if name != "beta2"}
-    return adamom.adam.Group(params, lr, **own, **same)
+    steps = torch.zeros((), dtype=torch.float64, device=params[0].device)
+    return adamom.adam.Group(params, lr, steps=steps, **own, **same)
 
 
 def lane_step(rule: adamom.Rule, group: LaneGroup) -> float | Tensor:

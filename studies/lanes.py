@@ -1,17 +1,18 @@
 """Many trials as one program: K lanes, each with its own weights, batches, learning rate and momentum.
 
-A pack of trials shares a model and a batch size, nothing else. Its weights lie in one matrix of shape (lanes, weights);
-one program computes the losses and gradients of all lanes (`studies.program`), and one step per arm moves them all
-(`adamom.sgd.step_`, `adamom.adam.step_`). Lanes never mix: one that is full of NaN leaves the others as they are, to
-the bit. On the CPU a lane of matrix products gives the same bits in every pack; a convolution may take its sums in
-another order in a pack of another width.
+A pack of trials shares a model and a batch size, nothing else. Its weights lie in one matrix of shape (lanes, weights).
+The whole step, from picking the batches to moving the weights (`adamom.sgd.step_`, `adamom.adam.step_`), is written
+down once (`studies.programs`) and then only run (`studies.tape`). Lanes never mix: one that is full of NaN leaves the
+others as they are, to the bit. On the CPU a lane of matrix products gives the same bits in every pack; a convolution
+may take its sums in another order in a pack of another width.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -20,14 +21,16 @@ from torch import Tensor, nn
 
 import adamom
 from storage.records import Curve, Point, Study, Trial
-from studies import arms, program, training, workloads
+from studies import arms, programs, training, workloads
 from studies.checkpoints import Checkpoints, curve_from, curve_state
+from studies.programs import Program, views
 from studies.provenance import provenance
+from studies.tape import Arena, Call, Tape, bind
 from studies.training import Event
 
 __all__ = ["Pack", "train"]
 
-ENGINE = "lanes"  # whose checkpoints are whose: a plain loop rounds differently
+ENGINE = "lanes 2"  # whose checkpoints are whose: a plain loop rounds differently
 
 
 def train(
@@ -106,6 +109,7 @@ class Pack:
         self.losses, self.betas = (torch.zeros(self.packed, device=device) for _ in range(2))
         self.all_finite = torch.ones(self.packed, dtype=torch.bool, device=device)
         self.finite_steps = torch.zeros(self.packed, dtype=torch.int64, device=device)
+        self.write_down()
 
     def load_weights(self) -> None:
         """Every lane starts from the weights of its seed."""
@@ -125,6 +129,7 @@ class Pack:
         orders = [self.workload.batch_order(seed, budget.steps, budget.batch_size) for seed in seeds]
         self.orders = torch.stack(orders, dim=1).to(self.device)  # (steps, seeds, batch)
         self.seed_of = torch.tensor([seeds.index(trial.point.seed) for trial in self.trials], device=self.device)
+        self.next_step = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def shape_views(self) -> None:
         """The model's parameters, and where their gradients go, as views into the two matrices."""
@@ -138,22 +143,75 @@ class Pack:
             arm, rates = self.study.arm(name), [trial.point.lr for trial in trials]
             rule, lanes = arms.rule_of(arm), slice(first, first + len(rates))
             lr = torch.tensor(rates, dtype=self.weights.dtype, device=self.device)
-            yield Slice(rule, lanes, arms.lane_group(arm, moved(rule, lanes, self.weights, self.params), lr))
+            group = arms.lane_group(arm, moved(rule, lanes, self.weights, self.params), lr)
+            group.grads = moved(rule, lanes, self.grads, self.destinations)
+            yield Slice(rule, lanes, group)
             first = lanes.stop
+
+    def write_down(self) -> None:
+        """What is called at every step and at every evaluation, for as many lanes as there are now."""
+        self.arena = Arena()
+        shape = (len(self.live), self.study.budget.batch_size)
+        split = self.training
+        inputs, targets = (each.new_empty(*shape, *each.shape[1:]) for each in (split.inputs, split.targets))
+        program = self.program(programs.gradient, inputs[0], targets[0])
+        arguments = [*self.params, *self.buffers, inputs, targets]
+        gradient = bind(program, len(self.live), arguments, self.arena, self.destinations)
+        calls = [*self.next_batches(inputs, targets), *gradient.calls, *self.notes(*gradient.results)]
+        self.gradient, self.looks = Tape(calls), list(self.evaluations())
+        self.whole_step: Tape | None = None
+
+    def next_batches(self, inputs: Tensor, targets: Tensor) -> Iterator[Call]:
+        """Bring every lane its next batch."""
+        _, seeds, batch = self.orders.shape
+        orders, lanes = self.orders.new_empty(1, seeds, batch), self.orders.new_empty(len(self.live), batch)
+        pick, examples = torch.index_select, lanes.view(-1)
+        yield partial(pick, self.orders, 0, self.next_step, out=orders)
+        yield partial(pick, orders[0], 0, self.seed_of, out=lanes)
+        yield partial(pick, self.training.inputs, 0, examples, out=inputs.flatten(0, 1))
+        yield partial(pick, self.training.targets, 0, examples, out=targets.flatten(0, 1))
+        yield partial(self.next_step.add_, 1)
+
+    def notes(self, losses: Tensor) -> Iterator[Call]:
+        """Remember what the step showed: the losses, and whether each was finite like all before it."""
+        size, finite = torch.empty_like(losses), torch.empty_like(self.all_finite)
+        yield partial(self.losses.add_, losses)
+        yield partial(torch.abs, losses, out=size)
+        yield partial(torch.lt, size, torch.inf, out=finite)
+        yield partial(self.all_finite.logical_and_, finite)
+        yield partial(self.finite_steps.add_, self.all_finite)
+
+    def moves(self, part: Slice) -> list[Call]:
+        """The optimizer step of one arm, once its state is there."""
+
+        def move(betas: Tensor, *state: Tensor) -> None:
+            given = iter(state)
+            group = mapped(part.group, lambda tensor, dim: next(given))
+            beta = arms.lane_step(part.rule, group)
+            betas += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
+            for before, (after, _) in zip(state, tensors_of(group), strict=True):
+                if after is not before:
+                    before.copy_(after)
+
+        state, dims = zip(*tensors_of(part.group), strict=True)
+        arguments = [self.betas[part.lanes], *state]
+        program = self.program(
+            programs.in_place, move, arguments, [0, *dims], name=repr((part.rule, settings(part.group)))
+        )
+        return bind(program, len(arguments[0]), arguments, self.arena).calls
 
     def step(self) -> None:
         """One optimizer step of every lane."""
-        batch = self.orders[self.steps][self.seed_of]
-        inputs, targets = self.training.inputs[batch], self.training.targets[batch]
-        run = self.program("gradient", inputs, targets)
-        (losses,) = run(*self.params, *self.buffers, inputs, targets, *self.destinations)
-        for part in self.slices:
-            part.group.grads = moved(part.rule, part.lanes, self.grads, self.destinations)
-            beta = arms.lane_step(part.rule, part.group)
-            self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
-        self.losses += losses
-        self.all_finite &= losses.isfinite()
-        self.finite_steps += self.all_finite
+        if self.steps == 0:  # in which the optimizers make their state
+            self.gradient.run()
+            for part in self.slices:
+                beta = arms.lane_step(part.rule, part.group)
+                self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
+        else:
+            if not self.whole_step:
+                moves = [call for part in self.slices for call in self.moves(part)]
+                self.whole_step = Tape([*self.gradient.calls, *moves]).captured(self.device)
+            self.whole_step.run()
         self.steps += 1
 
     def evaluate(self) -> Iterator[tuple[Trial, Event]]:
@@ -203,6 +261,7 @@ class Pack:
         """Put every lane where its state (by trial id) says it stood. Yields the curves so far."""
         mine = [states[trial.id] for trial in self.trials]
         self.steps = self.evaluated_at = int(mine[0]["step"])
+        self.next_step.fill_(self.steps)
         self.finite_steps.fill_(self.steps)  # a lane that was not finite had ended
         self.weights.copy_(torch.stack([state["weights"] for state in mine]))
         for buffer, *copies in zip(self.buffers, *(state["buffers"] for state in mine), strict=True):
@@ -213,14 +272,19 @@ class Pack:
             self.curves[trial.id] = [curve_from(state["curve"])]
             yield trial, self.curves[trial.id][0]
 
+    def evaluations(self) -> Iterator[tuple[Tape, float]]:
+        """The parts in which the validation examples are looked at, each with its share of them."""
+        for inputs, targets in training.chunks(self.validation):
+            program = self.program(programs.evaluation, inputs, targets)
+            tape = bind(program, len(self.live), [*self.params, *self.buffers, inputs, targets], self.arena)
+            yield tape, len(inputs) / len(self.validation)
+
     def validate(self) -> tuple[Tensor, Tensor]:
         """Validation loss and accuracy of every lane, tensors of shape (lanes,)."""
         total = torch.zeros(2, len(self.live), device=self.device)
-        for inputs, targets in training.chunks(self.validation):
-            run = self.program("evaluation", inputs, targets)
-            total += torch.stack(run(*self.params, *self.buffers, inputs, targets)) * (
-                len(inputs) / len(self.validation)
-            )
+        for tape, share in self.looks:
+            tape.run()
+            total += torch.stack(tape.results) * share
         return total[0], total[1]
 
     def compact(self) -> None:
@@ -239,6 +303,7 @@ class Pack:
         for name in ("seed_of", "losses", "betas", "all_finite", "finite_steps"):
             setattr(self, name, getattr(self, name)[index])
         self.trials, self.live = [self.trials[lane] for lane in lanes], [self.live[lane] for lane in lanes]
+        self.write_down()
 
     def narrowed(self, part: Slice, lanes: list[int]) -> Slice | None:
         """The part of a slice that stays when only these lanes do; its state moves with it."""
@@ -247,30 +312,28 @@ class Pack:
             return None
         first = sum(lane < part.lanes.start for lane in lanes)
         here = slice(first, first + len(stay))
-        group = selected(part.group, torch.tensor(stay, device=self.device))
+        index = torch.tensor(stay, device=self.device)
+        group = mapped(part.group, lambda tensor, dim: tensor if dim is None else tensor.index_select(dim, index))
         group.params = moved(part.rule, here, self.weights, self.params)
+        group.grads = moved(part.rule, here, self.grads, self.destinations)
         return Slice(part.rule, here, group)
 
     def bytes_per_lane(self) -> float:
-        """Memory that a lane takes while it trains, after at least one step: its share of everything the pack holds."""
-        batch = self.orders[0][self.seed_of]
-        inputs, targets = self.training.inputs[batch], self.training.targets[batch]
-        state = [self.weights, self.grads, *self.buffers, inputs, targets]
-        state += [tensor for part in self.slices for tensor in tensors_of(part.group)]
-        steps = self.program("gradient", inputs, targets).peak_bytes
-        looks = max(self.program("evaluation", *chunk).peak_bytes for chunk in training.chunks(self.validation))
-        return (sum(tensor.numel() * tensor.element_size() for tensor in state) + max(steps, looks)) / len(self.live)
+        """Memory that a lane takes while it trains, after two steps: its share of everything the pack holds."""
+        state = [self.weights, self.grads, *self.buffers]
+        state += [tensor for part in self.slices for tensor, _ in tensors_of(replace(part.group, params=[], grads=[]))]
+        return (sum(tensor.numel() * tensor.element_size() for tensor in state) + self.arena.bytes) / len(self.live)
 
-    def program(self, kind: str, inputs: Tensor, targets: Tensor) -> program.Program:
-        """The compiled gradient or evaluation for the shapes at hand; compiled once per process."""
-        key = (kind, self.workload.name, len(self.live), tuple(inputs.shape), str(self.device))
+    def program(self, make: Callable[..., Program], *examples: Any, name: str = "") -> Program:
+        """What `make` makes of these examples; made once per process, whatever the number of lanes."""
+        shapes = [tuple(each.shape) for each in examples if isinstance(each, Tensor)]
+        key = (make.__name__, self.workload.name, str(self.device), str(shapes), name)
         if key not in PROGRAMS:
-            make = program.gradient if kind == "gradient" else program.evaluation
-            PROGRAMS[key] = make(self.model, self.params, self.buffers, inputs, targets)
+            PROGRAMS[key] = make(*([self.model] if not name else []), *examples)
         return PROGRAMS[key]
 
 
-PROGRAMS: dict[tuple[str, str, int, tuple[int, ...], str], program.Program] = {}
+PROGRAMS: dict[tuple[str, ...], Program] = {}
 
 
 def moved(rule: adamom.Rule, lanes: slice, whole: Tensor, each: list[Tensor]) -> list[Tensor]:
@@ -288,15 +351,6 @@ def check(model: nn.Module) -> None:
         raise ValueError(f"Lanes keep all parameters in one type: got {', '.join(map(str, types))}. Use --lanes 1.")
 
 
-def views(flat: Tensor, model: nn.Module) -> list[Tensor]:
-    """A matrix of shape (lanes, weights) as one view of shape (lanes, *shape) for each of the model's parameters."""
-    sizes = [p.numel() for p in model.parameters()]
-    return [
-        part.view(len(flat), *p.shape)
-        for part, p in zip(torch.split(flat, sizes, dim=1), model.parameters(), strict=True)
-    ]
-
-
 def narrower(alive: int, packed: int) -> int:
     """The least width on the ladder packed, 3/4, 1/2, 1/4 of it … that holds so many lanes."""
     rungs = [max(1, -(-packed * quarters // 4)) for quarters in (4, 3, 2, 1)]
@@ -306,27 +360,56 @@ def narrower(alive: int, packed: int) -> int:
 OUTSIDE = ("params", "grads", "lr", "fresh")  # of an optimizer's state: what the pack has anyway, and first steps
 
 
-def tensors_of(state: Any) -> Iterator[Tensor]:
-    """The tensors that belong to an optimizer's state."""
-    for name in (each.name for each in fields(state) if each.name not in OUTSIDE):
-        value = getattr(state, name)
-        if is_dataclass(value):
-            yield from tensors_of(value)
-        yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, Tensor))
+def mapped(state: Any, change: Callable[[Tensor, int | None], Tensor]) -> Any:
+    """An optimizer's state with every tensor changed.
+
+    change: is given a tensor and the dimension of it that counts lanes: the first in lists of tensors, the last of
+    numbers per lane, None where there is one for all.
+    """
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, list):
+            return [change(each, 0) if isinstance(each, Tensor) else each for each in value]
+        if isinstance(value, Tensor):
+            return change(value, value.ndim - 1 if value.ndim else None)
+        return mapped(value, change) if is_dataclass(value) else value
+
+    return replace(state, **{each.name: kept(getattr(state, each.name)) for each in fields(state)})
+
+
+def tensors_of(state: Any) -> list[tuple[Tensor, int | None]]:
+    """The tensors of an optimizer's state, each with its dimension of lanes."""
+    found: list[tuple[Tensor, int | None]] = []
+
+    def note(tensor: Tensor, dim: int | None) -> Tensor:
+        found.append((tensor, dim))
+        return tensor
+
+    mapped(state, note)
+    return found
+
+
+def settings(state: Any) -> dict[str, Any]:
+    """What an optimizer's state holds beside tensors."""
+    values = {each.name: getattr(state, each.name) for each in fields(state)}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str | None)}
+
+
+OUTSIDE = ("params", "grads", "lr", "fresh")  # of an optimizer's state: what the pack has anyway, and first steps
 
 
 def lane_state(state: Any, lane: int) -> dict[str, Any]:
     """One lane of an optimizer's state, as plain values and tensors that still have their dimension of lanes."""
-    kept: dict[str, Any] = {}
-    for name in (each.name for each in fields(state) if each.name not in OUTSIDE):
-        value = getattr(state, name)
-        if is_dataclass(value):
-            kept[name] = lane_state(value, lane)
-        elif isinstance(value, list):
-            kept[name] = [tensor[lane : lane + 1].clone() for tensor in value]
-        else:
-            kept[name] = value[..., lane : lane + 1].clone() if isinstance(value, Tensor) else value
-    return kept
+
+    def mine(tensor: Tensor, dim: int | None) -> Tensor:
+        return (tensor if dim is None else tensor.narrow(dim, lane, 1)).clone()
+
+    return plain(mapped(state, mine))
+
+
+def plain(state: Any) -> dict[str, Any]:
+    values = {each.name: getattr(state, each.name) for each in fields(state) if each.name not in OUTSIDE}
+    return {name: plain(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
 def restore(state: Any, lanes: Sequence[Mapping[str, Any]]) -> None:
@@ -338,17 +421,4 @@ def restore(state: Any, lanes: Sequence[Mapping[str, Any]]) -> None:
         elif isinstance(value, list):
             setattr(state, name, [torch.cat(tensors) for tensors in zip(*mine, strict=True)])
         else:
-            setattr(state, name, torch.cat(mine, dim=-1) if isinstance(value, Tensor) else value)
-
-
-def selected(state: Any, lanes: Tensor) -> Any:
-    """An optimizer's state with only these lanes: lists of tensors by their first dimension, numbers by their last."""
-
-    def kept(value: Any) -> Any:
-        if isinstance(value, list):
-            return [each[lanes] if isinstance(each, Tensor) else each for each in value]
-        if isinstance(value, Tensor):
-            return value[..., lanes]
-        return selected(value, lanes) if is_dataclass(value) else value
-
-    return replace(state, **{each.name: kept(getattr(state, each.name)) for each in fields(state)})
+            setattr(state, name, torch.cat(mine, dim=-1) if isinstance(value, Tensor) and value.ndim else value)

@@ -73,7 +73,9 @@ def work(job: Job, device: torch.device, max_trials: int | None = None, parent: 
     """Be one worker in this process until nothing is left, or until SIGTERM or Ctrl-C: then give everything back.
 
     On the CPU a worker uses one core, however many it sees, unless OMP_NUM_THREADS says otherwise: then workers do not
-    fight, and no result depends on the machine's size. parent: stop as well when the process of that number is gone.
+    fight, and no result depends on the machine's size. Numbers below 1e-38 count as zero, with which processors are
+    slow: Adam's second moments of weights that hardly ever move are full of them.
+    parent: stop as well when the process of that number is gone.
     Returns the number of trials finished.
     """
     told = False
@@ -86,8 +88,10 @@ def work(job: Job, device: torch.device, max_trials: int | None = None, parent: 
         return told or (parent is not None and os.getppid() != parent)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
     try:
         with Store.open(job.url, create=False, patience_seconds=PATIENCE_SECONDS) as store:
             study, checkpoints = store.study(job.study), Checkpoints(job.checkpoints)

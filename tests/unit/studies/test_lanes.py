@@ -44,7 +44,7 @@ STEPS = {
 # Relative. Models of matrix products stay within a few roundings. A convolution of many lanes adds up in another order
 # than one alone, and once rounding has tipped a ReLU or a maximum the other way, the two runs are not the same to 1e-5.
 CONVOLUTIONS = {"digits-cnn", "digits-resnet"}
-TOLERANCE = dict.fromkeys(STEPS, 1e-5) | dict.fromkeys(CONVOLUTIONS, 1e-2)
+TOLERANCE = dict.fromkeys(STEPS, 1e-4) | dict.fromkeys(CONVOLUTIONS, 1e-2)
 
 ABSURD = 1e37  # a learning rate at which the loss is soon not finite
 
@@ -252,7 +252,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return packs
 
 
-@pytest.mark.parametrize(("steps", "widths"), [(4, []), (20, [8]), (80, [8, 32]), (420, [8, 32, 128])])
+@pytest.mark.parametrize(("steps", "widths"), [(4, []), (20, [8]), (80, [8, 16, 32]), (420, [8, 16, 32, 128])])
 def test_a_calibration_tries_no_more_than_its_study_is_worth(tried: list[list[str]], steps: int, widths: list[int]):
     small = replace(spec.load("digits-cnn"), budget=Budget(steps, 1, 64))  # 540 trials
     assert calibrate(small, CPU).lanes == max(widths, default=1)

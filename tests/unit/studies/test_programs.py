@@ -13,9 +13,9 @@ from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from studies import program
-from studies.batching import in_known_pieces
+from studies import programs
 from studies.dropout import seed_dropout
+from studies.tape import Arena, Tape, bind
 from studies.workloads.workload import accuracy_of, loss_of
 
 LANES, BATCH, CLASSES = 3, 5, 4
@@ -232,17 +232,23 @@ def one_by_one(given: Stack) -> tuple[Tensor, list[list[Tensor]]]:
     return torch.stack(losses), grads
 
 
+def gradients(given: Stack, grads: list[Tensor], state: list[Tensor] | None = None) -> Tape:
+    program = programs.gradient(given.models[0], given.inputs[0], given.targets[0])
+    return bind(program, LANES, [*(state or given.state), given.inputs, given.targets], Arena(), grads)
+
+
 @pytest.fixture(params=CASES, ids=str)
 def given(request: pytest.FixtureRequest) -> Stack:
     return stack(CASES[request.param])
 
 
 def test_the_program_gives_each_lane_its_own_loss_gradients_and_buffers(given: Stack):
-    run = program.gradient(given.models[0], given.params, given.buffers, given.inputs, given.targets)
     before = [param.clone() for param in given.params]
     grads = [torch.full_like(param, torch.nan) for param in given.params]
+    tape = gradients(given, grads)
     for _ in range(3):  # buffers go on from where the step before left them
-        (losses,) = run(*given.state, given.inputs, given.targets, *grads)
+        tape.run()
+        (losses,) = tape.results
         expected_losses, expected_grads = one_by_one(given)
         torch.testing.assert_close(losses, expected_losses, **TOLERANCE)
         for lane, model in enumerate(given.models):
@@ -254,9 +260,10 @@ def test_the_program_gives_each_lane_its_own_loss_gradients_and_buffers(given: S
 def test_the_program_evaluates_every_lane_on_the_same_examples_and_changes_nothing(given: Stack):
     inputs, targets = given.inputs[0], given.targets[0]
     before = [tensor.clone() for tensor in given.state]
-    losses, accuracies = program.evaluation(given.models[0], given.params, given.buffers, inputs, targets)(
-        *given.state, inputs, targets
-    )
+    program = programs.evaluation(given.models[0], inputs, targets)
+    tape = bind(program, LANES, [*given.state, inputs, targets], Arena())
+    tape.run()
+    losses, accuracies = tape.results
     for lane, model in enumerate(given.models):
         outputs = model.eval()(inputs)
         torch.testing.assert_close(losses[lane], loss_of(outputs, targets).detach(), **TOLERANCE)
@@ -265,13 +272,12 @@ def test_the_program_evaluates_every_lane_on_the_same_examples_and_changes_nothi
 
 
 def test_a_lane_of_nan_leaves_every_other_lane_as_it_is(given: Stack):
-    run = program.gradient(given.models[0], given.params, given.buffers, given.inputs, given.targets)
-
     def results(state: list[Tensor]) -> list[Tensor]:
         state = [tensor.clone() for tensor in state]
         grads = [torch.empty_like(param) for param in given.params]
-        (losses,) = run(*state, given.inputs, given.targets, *grads)
-        return [losses, *grads, *state[len(grads) :]]
+        tape = gradients(given, grads, state)
+        tape.run()
+        return [*tape.results, *grads, *state[len(grads) :]]
 
     healthy = results(given.state)
     sick_state = [tensor.clone() for tensor in given.state]
@@ -283,28 +289,16 @@ def test_a_lane_of_nan_leaves_every_other_lane_as_it_is(given: Stack):
         assert torch.equal(a[[0, 2]], b[[0, 2]])
 
 
-REWRITES = [
-    program.drop_identities,
-    program.transpose_products,
-    program.widen_softmaxes,
-    program.reuse_operands,
-]
-
-
-def test_each_rewrite_keeps_the_values(given: Stack):
-    arguments = [*given.state, given.inputs, given.targets]
-    with in_known_pieces(given.inputs.device):
-        traced = make_fx(losses_and_grads(given.models[0]))(*copies(arguments))
-    theirs = copies(arguments)
-    expected = traced(*theirs)
-    for rewrite in REWRITES:
-        rewritten = copy.deepcopy(traced)
-        rewrite(rewritten.graph)
-        rewritten.graph.lint()
-        rewritten.recompile()
-        mine = copies(arguments)
-        torch.testing.assert_close(rewritten(*mine), expected, **TOLERANCE, msg=rewrite.__name__)
-        torch.testing.assert_close(mine, theirs, **TOLERANCE, msg=rewrite.__name__)
+def test_each_rewrite_keeps_the_values(given: Stack, monkeypatch: pytest.MonkeyPatch):
+    expected_losses, expected_grads = one_by_one(copy.deepcopy(given))
+    for rewrite in programs.REWRITES:
+        monkeypatch.setattr(programs, "REWRITES", [rewrite])
+        grads = [torch.full_like(param, torch.nan) for param in given.params]
+        tape = gradients(given, grads, copies(given.state))
+        tape.run()
+        torch.testing.assert_close(tape.results[0], expected_losses, **TOLERANCE, msg=rewrite.__name__)
+        for lane, expected in enumerate(expected_grads):
+            torch.testing.assert_close([g[lane] for g in grads], expected, **TOLERANCE, msg=rewrite.__name__)
 
 
 def losses_and_grads(model: nn.Module) -> Callable[..., list[Tensor]]:
@@ -327,13 +321,18 @@ def copies(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.clone() for tensor in tensors]
 
 
-def test_each_rewrite_finds_something_in_the_perceptron():
+def test_each_rewrite_finds_something_in_the_perceptron_or_in_a_rule():
     given = stack(CASES["perceptron"])
-    traced = make_fx(losses_and_grads(given.models[0]))(*given.state, given.inputs, given.targets)
-    for rewrite in REWRITES:
-        before = str(traced.graph)
-        rewrite(traced.graph)
-        assert str(traced.graph) != before, f"{rewrite.__name__} keeps the values by doing nothing"
+    with programs.writing_down(given.inputs.device) as mode:
+        examples = [mode.from_tensor(each) for each in (*given.state, given.inputs, given.targets)]
+        perceptron = make_fx(losses_and_grads(given.models[0]))(*examples)
+        rule = make_fx(lambda x: torch.stack([x * x]).sum(dim=0))(examples[0])
+        for rewrite in programs.REWRITES:
+            before = str(perceptron.graph), str(rule.graph)
+            rewrite(perceptron.graph)
+            rewrite(rule.graph)
+            after = str(perceptron.graph), str(rule.graph)
+            assert before != after, f"{rewrite.__name__} keeps the values by doing nothing"
 
 
 def test_what_nobody_reads_is_taken_out_unless_it_writes():
@@ -343,7 +342,7 @@ def test_what_nobody_reads_is_taken_out_unless_it_writes():
         return x + 1
 
     traced = make_fx(wasteful)(torch.ones(2), torch.ones(2))
-    program.drop_unused(traced.graph)
+    programs.drop_unused(traced.graph)
     left = [node.target for node in traced.graph.nodes if node.op == "call_function"]
     assert left == [torch.ops.aten.add_.Tensor, torch.ops.aten.add.Tensor]
 
@@ -368,4 +367,4 @@ class Layer(nn.Linear):
 def test_what_differs_from_lane_to_lane_is_refused(then: Callable[[Tensor], Tensor]):
     given = stack(Case(lambda: Layer(then)))
     with pytest.raises(RuntimeError, match="vmap"):
-        program.gradient(given.models[0], given.params, given.buffers, given.inputs, given.targets)
+        programs.gradient(given.models[0], given.inputs[0], given.targets[0])
