@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -68,15 +68,18 @@ class Worker:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     name: str = field(default_factory=worker_name)
     held: dict[int, Trial] = field(default_factory=dict)
+    measured: list[tuple[Trial, Curve]] = field(default_factory=list)  # not written yet, as those that have ended
+    ended: list[tuple[Trial, Result]] = field(default_factory=list)
     finished: int = 0
 
     def work(self, max_trials: int | None = None) -> int:
         """Train until nothing is left, max_trials are finished, or stopped() says so. Returns how many it finished."""
         while not self.stopped():
-            allowed = None if max_trials is None else max_trials - self.finished
-            if allowed == 0:
-                break
-            trials = self.claim(allowed)
+            if max_trials is not None:
+                self.record()  # only what is written counts
+                if self.finished == max_trials:
+                    break
+            trials = self.claim(None if max_trials is None else max_trials - self.finished)
             if trials:
                 packed, plain = partition(trials, self.study) if self.width > 1 else ((), trials)
                 self.train(packed, in_lanes=True)
@@ -85,6 +88,7 @@ class Worker:
                 break
             else:
                 time.sleep(POLL_SECONDS)  # others hold the rest; should one of them die, its cells are ours
+        self.record()
         return self.finished
 
     @cached_property
@@ -93,9 +97,12 @@ class Worker:
         return self.lanes or calibrate(self.study, self.device).lanes
 
     def claim(self, at_most: int | None) -> tuple[Trial, ...]:
-        """As many trials as train well together here, never more than at_most."""
+        """As many trials as train well together here, never more than at_most; what is left of the last is written."""
         wanted = min(self.width, at_most or self.width)
-        trials = self.store.claim(self.study.name, wanted, worker=self.name)
+        trials, lost = self.store.exchange(
+            self.study.name, wanted, worker=self.name, measured=self.measured, ended=self.ended
+        )
+        self.settle(lost)
         if any(trial.point.arm not in self.study.arm_names for trial in trials):
             self.study = self.store.study(self.study.name)  # somebody extended the grid
         self.held |= {trial.id: trial for trial in trials}
@@ -109,55 +116,56 @@ class Worker:
         except StoreError:
             raise
         except torch.OutOfMemoryError:
+            self.record()
             self.split(self.still_held(pack), traceback.format_exc())
         except Exception:
+            self.record()
             self.blame(self.still_held(pack), traceback.format_exc())
         if self.stopped():
             self.give_back()
 
     def follow(self, pack: tuple[Trial, ...], engine: Engine) -> None:
-        """Train one pack, recording what it measures in handfuls and finishing its trials as they end."""
-        measured: list[tuple[Trial, Curve]] = []
-        ended: list[tuple[Trial, Result]] = []
+        """Train one pack, recording what it measures in handfuls and finishing its trials as they end.
+
+        The last handful is left for the next claim to write.
+        """
         recorded_at = time.monotonic()
         if not pack:
             return
         for trial, event in engine(pack, self.study, self.device, self.checkpoints):
             if isinstance(event, Curve):
-                measured.append((trial, event))
+                self.measured.append((trial, event))
             elif isinstance(event, Result):
-                ended.append((trial, event))
-            elif time.monotonic() - recorded_at > (FINISH_SECONDS if ended else RENEW_SECONDS):
-                self.record(measured, ended)
+                self.ended.append((trial, event))
+            elif time.monotonic() - recorded_at > (FINISH_SECONDS if self.ended else RENEW_SECONDS):
+                self.record()
                 recorded_at = time.monotonic()
             if self.stopped():
                 break
-        self.record(measured, ended)
 
-    def record(self, measured: list[tuple[Trial, Curve]], ended: list[tuple[Trial, Result]]) -> None:
-        """Write what was measured and who has ended, renew every lease, and empty both lists.
+    def record(self) -> None:
+        """Write what was measured and who has ended, and renew every lease."""
+        if self.measured or self.ended or self.held:
+            self.settle(self.store.deliver(self.measured, self.ended, list(self.held.values())))
 
-        A trial whose lease was lost belongs to somebody else by now: nothing of ours is written, and we let go of it.
-        """
-        unrecorded = self.store.record(measured)
-        unfinished = self.store.finish(ended)
-        self.finished += len(ended) - len(unfinished)
-        for trial, _ in ended:
+    def settle(self, lost: Collection[Trial]) -> None:
+        """What was measured and who has ended is written, but for the lost ones: they are somebody else's by now."""
+        self.finished += len(self.ended) - len({trial.id for trial, _ in self.ended} & {trial.id for trial in lost})
+        for trial, _ in self.ended:
             self.held.pop(trial.id, None)
             self.checkpoints.drop(self.study, trial.point)
-        unrenewed = self.store.renew(list(self.held.values()))
-        for trial in {*unrecorded, *unfinished, *unrenewed}:
+        for trial in lost:
             log.warning("lost the lease of trial %d: another worker has it", trial.number)
             self.held.pop(trial.id, None)
-        measured.clear()
-        ended.clear()
+        self.measured.clear()
+        self.ended.clear()
 
     def split(self, pack: tuple[Trial, ...], error: str) -> None:
         """Too large for the device: half as many at once; what does not fit even alone is a result of its own."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(pack) == 1:
-            self.record([], [(pack[0], Result(Outcome.OOM, error=error))])
+        if len(pack) < 2:
+            self.ended += [(trial, Result(Outcome.OOM, error=error)) for trial in pack]
             return
         self.width = len(pack) // 2
         log.warning("out of memory with %d lanes: going on with %d", len(pack), self.width)
@@ -177,10 +185,12 @@ class Worker:
             self.held.pop(trial.id, None)
 
     def still_held(self, pack: Iterable[Trial]) -> tuple[Trial, ...]:
-        return tuple(trial for trial in pack if trial.id in self.held)
+        ended = {trial.id for trial, _ in self.ended}
+        return tuple(trial for trial in pack if trial.id in self.held and trial.id not in ended)
 
     def give_back(self) -> None:
-        """Put everything we hold back into the queue at once."""
+        """Write what has ended, and put everything else we hold back into the queue at once."""
+        self.record()
         self.store.release(list(self.held.values()))
         self.held.clear()
 
