@@ -29,6 +29,10 @@ def headline(summary: Summary) -> str:
         return (
             f"No arm learned: all {counts.diverged} runs measured so far diverged or ended no better than they began."
         )
+    if all(len(arm.lr.values) == 1 for arm in summary.study.arms):
+        lowest = min(known, key=lambda row: row.best_loss.value)
+        loss = with_interval(lowest.best_loss, in_decades=False)
+        return f"One learning rate has no width; the lowest loss there is {loss}, of {lowest.arm}."
     rules = [row for row in known if row.adaptive] or known
     widest = max(rules, key=lambda row: _rank(row, summary.scale))
     others = [row for row in known if row.adaptive != widest.adaptive] or [row for row in known if row is not widest]

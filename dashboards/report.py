@@ -267,7 +267,7 @@ def _grouped_flags(summary: Summary) -> Iterator[tuple[str, list[str]]]:
     grouped: dict[str, list[str]] = {}
     for flag in summary.flags:
         grouped.setdefault(flag.text, []).extend([flag.arm] if flag.arm else [])
-    return iter(grouped.items())
+    return ((text, ["every arm"] if len(arms) == len(summary.rows) > 1 else arms) for text, arms in grouped.items())
 
 
 def winners(summary: Summary) -> dict[str, set[str]]:

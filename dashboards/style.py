@@ -49,7 +49,7 @@ CONSTANT_RAMPS = (  # per family, small to large momentum: context, so it is qui
     ["#b0aca5", "#33302b"],
 )
 # Twelve units of Lab apart, from each other, from the first two ramps and from DIVERGED, to colour-blind eyes too.
-RULE_COLOURS = ("#e69f00", "#9437e0", "#772255", "#00a08a", "#bb77ff", "#6b3d00", "#b8963e", "#5c1fb0")
+RULE_COLOURS = ("#e69f00", "#9437e0", "#ee7899", "#00a08a", "#772255", "#bb77ff", "#6b3d00", "#5c1fb0")
 CROWDED_DECADES = 7.5  # beyond, an axis has a tick every other decade
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -141,6 +141,13 @@ class TestWhatIsMissing:
         row = summarise(*hand_made(a=[[1.0], [0.9]])).rows[0]
         assert (row.basin.value, row.basin.bound, row.largest_stable_lr.bound) == (0, ">=", ">=")
 
+    def test_one_learning_rate_has_no_width_to_speak_of(self, hand_made: Any) -> None:
+        summary = summarise(*hand_made(a=[[1.0], [0.9]], rule=[[0.8], [0.8]]))
+        assert (
+            summary.sentence
+            == "One learning rate has no width; the lowest loss there is 0.800 [0.800, 0.800], of rule."
+        )
+
     def test_steps_are_a_lower_bound_where_some_seed_never_arrived(self, hand_made: Any) -> None:
         study, trials, _ = hand_made(a=[[0.5], [0.5]])
         there, never = ([2.0, 0.5, 0.5], [2.0, 1.0, 1.0])
