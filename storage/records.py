@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arm", "Axis", "Budget", "Counts", "Curve", "Outcome", "Planned", "Point", "Result", "Study", "Trial"]
+__all__ = [
+    "Arm",
+    "Axis",
+    "Budget",
+    "Counts",
+    "Curve",
+    "Outcome",
+    "Planned",
+    "Point",
+    "Precision",
+    "Result",
+    "Study",
+    "Trial",
+]
 
 Floats = NDArray[np.float32]
 
@@ -65,13 +78,17 @@ class Axis:
             raise ValueError(f"The values of {self.name!r} are on a log axis and must be > 0: got {self.values[0]}.")
 
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a trial trains and how often it is looked at."""
+    """How long a trial trains, how often it is looked at, and how precisely it computes (see `studies.precision`)."""
 
     steps: int
     evaluations: int
     batch_size: int
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "evaluations", "batch_size"):
@@ -160,8 +177,7 @@ class Study:
     @property
     def fixed(self) -> dict[str, Any]:
         """What must not change while the study keeps its name. Arms, rates and seeds may be added at any time."""
-        budget = {name: getattr(self.budget, name) for name in ("steps", "evaluations", "batch_size")}
-        return {"workload": self.workload, "budget": budget}
+        return {"workload": self.workload, "budget": asdict(self.budget)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import adamom
 from storage.records import Curve, Point, Study, Trial
 from studies import arms, programs, training, workloads
 from studies.checkpoints import Checkpoints, curve_from, curve_state
+from studies.precision import multiply_in
 from studies.programs import Program, views
 from studies.provenance import provenance
 from studies.tape import Arena, Call, Tape, bind
@@ -103,6 +104,7 @@ class Pack:
         self.training, self.validation = self.workload.train.to(device), self.workload.validation.to(device)
         self.model = self.workload.initial_model(0)
         check(self.model)
+        multiply_in(study.budget.precision, device)
         self.load_weights()
         self.load_batches()
         self.slices = list(self.arm_slices())
@@ -154,7 +156,7 @@ class Pack:
         shape = (len(self.live), self.study.budget.batch_size)
         split = self.training
         inputs, targets = (each.new_empty(*shape, *each.shape[1:]) for each in (split.inputs, split.targets))
-        program = self.program(programs.gradient, inputs[0], targets[0])
+        program = self.program(programs.gradient, inputs[0], targets[0], self.study.budget.precision)
         arguments = [*self.params, *self.buffers, inputs, targets]
         gradient = bind(program, len(self.live), arguments, self.arena, self.destinations)
         calls = [*self.next_batches(inputs, targets), *gradient.calls, *self.notes(*gradient.results)]
@@ -275,7 +277,7 @@ class Pack:
     def evaluations(self) -> Iterator[tuple[Tape, float]]:
         """The parts in which the validation examples are looked at, each with its share of them."""
         for inputs, targets in training.chunks(self.validation):
-            program = self.program(programs.evaluation, inputs, targets)
+            program = self.program(programs.evaluation, inputs, targets, self.study.budget.precision)
             tape = bind(program, len(self.live), [*self.params, *self.buffers, inputs, targets], self.arena)
             yield tape, len(inputs) / len(self.validation)
 
@@ -327,7 +329,7 @@ class Pack:
     def program(self, make: Callable[..., Program], *examples: Any, name: str = "") -> Program:
         """What `make` makes of these examples; made once per process, whatever the number of lanes."""
         shapes = [tuple(each.shape) for each in examples if isinstance(each, Tensor)]
-        key = (make.__name__, self.workload.name, str(self.device), str(shapes), name)
+        key = (make.__name__, self.workload.name, str(self.device), str(shapes), name, self.study.budget.precision)
         if key not in PROGRAMS:
             PROGRAMS[key] = make(*([self.model] if not name else []), *examples)
         return PROGRAMS[key]

@@ -56,7 +56,7 @@ class Objective:
         return result.capped_loss
 
     def train(self, trial: Trial) -> tuple[list[tuple[Trial, Curve]], Result]:
-        """Train to the end, recording the curve and renewing the lease. Returns what is left to record, and the result."""
+        """Train to the end, recording and renewing the lease. Returns what is left to record, and the result."""
         measured: list[tuple[Trial, Curve]] = []
         recorded_at = time.monotonic()
         result = Result(Outcome.FAILED)

@@ -31,7 +31,9 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from storage.records import Precision
 from studies.batching import in_known_pieces
+from studies.precision import forward_in
 from studies.workloads.workload import accuracy_of, loss_of
 
 __all__ = ["Program", "evaluation", "gradient", "in_place", "views"]
@@ -65,7 +67,7 @@ class Program:
         return list(operands(output)[0])
 
 
-def gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Program:
+def gradient(model: nn.Module, inputs: Tensor, targets: Tensor, precision: Precision = "float32") -> Program:
     """The program (params, buffers, inputs, targets) -> losses of shape (lanes,), gradients like params.
 
     params, buffers: one stacked tensor of shape (lanes, *shape) for each of the model's, in its order; the buffers are
@@ -76,7 +78,9 @@ def gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Program:
 
     def loss(params: Sequence[Tensor], buffers: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         state = dict(zip(names, [*params, *buffers], strict=True))
-        return loss_of(functional_call(model, state, (inputs,)), targets)
+        with forward_in(precision, inputs.device):
+            outputs = functional_call(model, state, (inputs,))
+        return loss_of(outputs, targets)
 
     def losses_and_grads(*flat: Tensor) -> list[Tensor]:
         leaves = [param.detach().requires_grad_() for param in flat[: len(params)]]
@@ -92,7 +96,7 @@ def gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Program:
         return traced(losses_and_grads, [*stacked_params(model), *others])
 
 
-def evaluation(model: nn.Module, inputs: Tensor, targets: Tensor) -> Program:
+def evaluation(model: nn.Module, inputs: Tensor, targets: Tensor, precision: Precision = "float32") -> Program:
     """The program (params, buffers, inputs, targets) -> losses, accuracies, both (lanes,), in evaluation mode.
 
     inputs, targets: examples of shape (examples, ...), the same for every lane.
@@ -100,7 +104,8 @@ def evaluation(model: nn.Module, inputs: Tensor, targets: Tensor) -> Program:
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
     def measured(values: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = functional_call(model, dict(zip(state, values, strict=True)), (inputs,))
+        with forward_in(precision, inputs.device):
+            outputs = functional_call(model, dict(zip(state, values, strict=True)), (inputs,))
         return loss_of(outputs, targets), accuracy_of(outputs, targets)
 
     def over_lanes(*flat: Tensor) -> list[Tensor]:

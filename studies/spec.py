@@ -8,6 +8,7 @@ seeds = 3                        # 0, 1 and 2; or a list such as [7, 8, 9]
 steps = 420
 evaluations = 20                 # of the validation set, evenly spread, the last step among them
 batch_size = 64
+precision = "float32"            # or "tf32", "bfloat16": see studies/precision.py
 
 [lr]
 low = 1e-4                       # equally spaced in log space, both ends included
@@ -29,7 +30,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from storage.records import Arm, Axis, Budget, Study
+from storage.records import Arm, Axis, Budget, Precision, Study
 from studies import arms, catalog, workloads
 from studies.catalog import StudyFileError, suggestion
 
@@ -73,6 +74,7 @@ class _Budget(_Table):
     steps: Count
     evaluations: Count
     batch_size: Count
+    precision: Precision = "float32"
 
     @model_validator(mode="after")
     def fits(self) -> _Budget:

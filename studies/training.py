@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from storage.records import Arm, Budget, Curve, Outcome, Point, Result, Study
 from studies import arms, foreign, workloads
 from studies.checkpoints import Checkpoints, curve_from, curve_state
+from studies.precision import forward_in, multiply_in
 from studies.provenance import provenance
 from studies.workloads.workload import Split, accuracy_of, loss_of
 
@@ -41,6 +42,7 @@ def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpo
     model = workload.initial_model(point.seed).to(device)
     arm = study.arm(point.arm)
     optimizer = arms.build(arm, model.parameters(), point.lr)
+    multiply_in(budget.precision, device)
     torch.manual_seed(point.seed)  # for a model that draws random numbers as it trains, other than by nn.Dropout
 
     state = checkpoints.load(study, point, ENGINE, device) if checkpoints else None
@@ -49,7 +51,7 @@ def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpo
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
     step = int(state["step"]) if state else 0
-    curves = [curve_from(state["curve"]) if state else judge(model, optimizer, validation)]
+    curves = [curve_from(state["curve"]) if state else judge(model, optimizer, study, validation)]
     yield curves[0]
     finite_steps = torch.full((), step, dtype=torch.int64, device=device)
     all_finite = torch.ones((), dtype=torch.bool, device=device)
@@ -61,7 +63,9 @@ def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpo
         while step < evaluated_at:
             batch = order[step]
             optimizer.zero_grad()
-            loss = loss_of(model(training.inputs[batch]), training.targets[batch])
+            with forward_in(budget.precision, device):
+                outputs = model(training.inputs[batch])
+            loss = loss_of(outputs, training.targets[batch])
             loss.backward()  # type: ignore[no-untyped-call]
             foreign.step(optimizer, loss)
             losses += loss.detach()
@@ -70,7 +74,7 @@ def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpo
             finite_steps += all_finite
             step += 1
             yield None
-        curves.append(judge(model, optimizer, validation, step, losses / steps, betas / steps))
+        curves.append(judge(model, optimizer, study, validation, step, losses / steps, betas / steps))
         yield curves[-1]
         if not all_finite:
             break
@@ -88,10 +92,10 @@ def momentum_of(optimizer: Optimizer, arm: Arm) -> float | Tensor:
     return last.mean() if last is not None else math.nan if arm.momentum is None else arm.momentum
 
 
-def judge(model: nn.Module, optimizer: Optimizer, *rest: Any) -> Curve:
-    """`evaluate`, with the weights in place that the optimizer wants to be judged by."""
-    with foreign.evaluating(optimizer):
-        return evaluate(model, *rest)
+def judge(model: nn.Module, optimizer: Optimizer, study: Study, split: Split, *rest: Any) -> Curve:
+    """`evaluate` in the study's precision, with the weights in place that the optimizer wants to be judged by."""
+    with foreign.evaluating(optimizer), forward_in(study.budget.precision, split.inputs.device):
+        return evaluate(model, split, *rest)
 
 
 @torch.no_grad()

@@ -96,11 +96,11 @@ class Workload:
 
 
 def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats.
+    """Mean cross-entropy in nats, computed in float32.
 
     outputs: logits of shape (..., classes). targets: int64 tensor of shape (...). Returns a 0-d tensor.
     """
-    chosen = F.log_softmax(outputs, dim=-1).gather(-1, targets.unsqueeze(-1))
+    chosen = F.log_softmax(outputs.float(), dim=-1).gather(-1, targets.unsqueeze(-1))
     return -chosen.mean()
 
 
