@@ -30,7 +30,7 @@ DEFAULT_URL = "sqlite:///adamom.db"
 STORE_VARIABLE = "ADAMOM_STORE"
 
 VERSION_TABLE = "adamom_version"
-OUR_SCHEMAS = ("0001", "0002")  # the revisions in migrations/versions, oldest first
+OUR_SCHEMAS = ("0001", "0002", "0003")  # the revisions in migrations/versions, oldest first
 OPTUNA_SCHEMA = "v3.2.0.a"  # the revision in Optuna's own alembic_version
 SUPPORTED_POSTGRES = 150_000  # server_version_num of PostgreSQL 15.0
 
@@ -106,6 +106,7 @@ def connect(url: URL) -> Engine:
         max_overflow=3,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
+            "prepare_threshold": 0,  # every statement comes again
             "client_encoding": "utf8",
             "application_name": "adamom",
             "options": f"-c idle_in_transaction_session_timeout={FROZEN_SECONDS}s",

@@ -48,6 +48,9 @@ def _checks(url: str | None) -> Iterator[Check]:
         with Store.open(url, create=False) as store:
             yield Check("database", f"reachable, {store.describe()}, schema current")
             yield from _embedded_checks(store) if store._backend == "sqlite" else _server_checks(store)
+            owed = store.untold()
+            advice = "Their processes of Optuna died. Try: adamom work STUDY" if owed else ""
+            yield Check("optuna's view", f"{owed} trials ended without it" if owed else "current", not owed, advice)
             counts = store.studies()
             yield Check("studies", f"{len(counts)}, {sum(each.total for each in counts.values())} trials")
     except StoreMissing as missing:

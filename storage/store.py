@@ -7,10 +7,12 @@ A cell's life, in the store's own verbs:
     record    running                      learning curves, a handful at a time; renews the lease
     renew     running                      the lease alone, for a heartbeat
     finish    running -> an outcome        the result, here and in Optuna's tables, in one transaction
+    deliver   running -> an outcome        record, finish and renew in one transaction
+    exchange  running -> an outcome        deliver and claim in one transaction: what a worker does between two packs
     fail      running -> waiting, failed   an attempt that raised: back to the queue, until it was tried often enough
     release   running -> waiting           given back at once
-    sweep     running -> lost              leases that ran out; every claim sweeps, and counts see them as lost before
-    bury      running -> lost              what a worker held that somebody saw die
+    sweep     running -> lost, failed      leases that ran out; every claim sweeps, and counts see them as lost before
+    bury      running -> lost, failed      what a worker held that somebody saw die
     retry     failed, oom, ... -> waiting  when somebody asks for it
     restore   waiting, lost -> an outcome  a result that another store has, brought by an import
     adopt     running                      a trial that a process of stock Optuna has started, for our objective in it
@@ -19,6 +21,8 @@ The contract:
 - A verb is one transaction: all of it is there afterwards, or nothing.
 - A cell has one owner. Only the holder of its newest attempt can record or finish; everybody else is told so and
   changes nothing. An expired lease still belongs to its holder until it was swept up.
+- A cell that costs one worker after another does not go on for ever, and takes no other cell with it: after
+  SUSPECT_LOSSES it is tried alone, after LOSSES it has failed.
 - Asking twice is harmless. A finish whose answer got lost on the way may be repeated: the result is there once.
 - Time is the database's. No worker's clock decides anything.
 - Optuna's tables agree with ours after every verb.
@@ -61,18 +65,16 @@ from .statements import (
     MOMENTS,
     NEXT_EXPIRY,
     OPEN_CELLS,
+    OWED,
     RETRY,
-    START,
     STUDY_ID,
     STUDY_NAMES,
     TRIALS,
-    WAITING,
-    WAITING_IN_FAMILIES,
     WITH_OUTCOMES,
 )
-from .working import LEASE_SECONDS, OPTUNA, Ended, Measured, Moments
+from .working import LEASE_SECONDS, LOSSES, OPTUNA, Ended, Measured, Moments
 
-__all__ = ["LEASE_SECONDS", "RETRIES", "Moments", "Store"]
+__all__ = ["LEASE_SECONDS", "LOSSES", "RETRIES", "Moments", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -229,30 +231,48 @@ class Store:
     ) -> tuple[Trial, ...]:
         """Up to k cells nobody has, in planned order, now held by this worker for `lease_seconds`.
 
-        families: only arms of these families. Empty when there is nothing to claim at the moment.
+        families: only arms of these families. Empty when there is nothing to claim at the moment. A cell that has
+        lost several workers comes alone, when no other waits.
         Raises StudyMissing.
         """
-        chosen: dict[str, Any] = {} if families is None else {"families": list(families)}
-        waiting = WAITING if families is None else WAITING_IN_FAMILIES
-        lease = {"worker": worker, "seconds": lease_seconds}
         with self._writing() as session:
-            study_id = self._study_ids.get(name) or self._study_id(session, name)
-            expired = session.send(EXPIRED, study=study_id)
-            found = session.ask(waiting, study=study_id, k=k, **chosen)
-            if back := [trial_id for (trial_id,) in expired()]:
-                working.requeue(session, back, Outcome.LOST)
-                found = session.ask(waiting, study=study_id, k=k, **chosen)
-            while found:
-                ids = [row[0] for row in found]
-                started = session.send(START, ids=ids)
-                session.tell(LEASE, ids=ids, **lease)
-                ours = {trial_id for (trial_id,) in started()}
-                if len(ours) < len(ids):
-                    working.yield_to_optuna(session, [trial_id for trial_id in ids if trial_id not in ours])
-                if ours:
-                    return tuple(rows.claimed(*row) for row in found if row[0] in ours)
-                found = session.ask(waiting, study=study_id, k=k, **chosen)
-            self._study_id(session, name)  # is it still there?
+            return self._claim(session, name, k, families, worker=worker, seconds=lease_seconds)
+
+    @_verb
+    def exchange(
+        self,
+        name: str,
+        k: int,
+        *,
+        worker: str,
+        measured: Sequence[Measured] = (),
+        ended: Sequence[Ended] = (),
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
+        """`deliver` and `claim` in one transaction: what was claimed, and the trials whose lease was lost."""
+        with self._writing() as session:
+            delivered = self._deliver(session, measured, ended)
+            claimed = self._claim(session, name, k, None, worker=worker, seconds=lease_seconds)
+            return claimed, delivered()
+
+    def _claim(
+        self, session: Session, name: str, k: int, families: Collection[str] | None, **lease: Any
+    ) -> tuple[Trial, ...]:
+        study_id = self._study_ids.get(name) or self._study_id(session, name)
+        suspect = False
+        while True:
+            taken = working.take(session, study_id, k, families, suspect=suspect, **lease)
+            if back := [row[0] for *row, started in taken if not started]:
+                working.yield_to_optuna(session, back)
+            if ours := [row for *row, started in taken if started]:
+                return tuple(rows.claimed(*row) for row in ours)
+            if expired := session.ask(EXPIRED, study=study_id):
+                working.recover(session, expired)
+            elif not taken and suspect:
+                break
+            elif not taken:
+                suspect, k = True, min(k, 1)
+        self._study_id(session, name)  # is it still there?
         return ()
 
     @_verb
@@ -269,55 +289,76 @@ class Store:
                     return rows.claimed(*cell)
         return None
 
-    @_verb
     def record(self, measured: Sequence[Measured] | Mapping[Trial, Curve]) -> tuple[Trial, ...]:
         """Append what was measured and renew the leases of these trials.
 
         Returns the trials whose lease was lost: nothing was written for them, and they are somebody else's.
         """
-        pairs = list(measured.items() if isinstance(measured, Mapping) else measured)
-        if not pairs:
-            return ()
-        with self._writing() as session:
-            held, lost = working.held(session, [trial for trial, _ in pairs])
-            shown = {trial_id: self._shown(session, study_id) for trial_id, study_id in held.items()}
-            joined = working.joined([(trial, curve) for trial, curve in pairs if trial.id in held])
-            if held:
-                session.tell(EXTEND_LEASES, ids=list(held))
-            working.append_curves(session, joined)
-            working.show_points(session, joined, shown)
-        return lost
+        return self.deliver(list(measured.items() if isinstance(measured, Mapping) else measured))
 
-    @_verb
     def renew(self, held: Collection[Trial]) -> tuple[Trial, ...]:
         """Renew the leases of these trials. Returns those whose lease was lost."""
-        if not held:
-            return ()
-        with self._writing() as session:
-            ours, lost = working.held(session, held)
-            session.tell(EXTEND_LEASES, ids=list(ours))
-        return lost
+        return self.deliver(renewed=held)
 
-    @_verb
     def finish(self, ended: Sequence[Ended], *, told: bool = True) -> tuple[Trial, ...]:
         """Store how these trials ended, here and in Optuna's tables.
 
-        told: False when a process of stock Optuna runs the trial and will itself tell Optuna its value and state.
+        told: False when a process of stock Optuna runs the trial and will itself tell Optuna its value and state. If
+            it dies before, whoever sweeps up its lease tells Optuna.
 
         Returns the trials whose lease was lost: nothing was written for them. A trial that this very attempt has
         finished already is left as it is and not lost, so a finish may be repeated when its answer did not arrive.
         """
-        if not ended:
+        return self.deliver(ended=ended, told=told)
+
+    @_verb
+    def deliver(
+        self,
+        measured: Sequence[Measured] = (),
+        ended: Sequence[Ended] = (),
+        renewed: Collection[Trial] = (),
+        *,
+        told: bool = True,
+    ) -> tuple[Trial, ...]:
+        """`record` what was measured, `finish` what has ended and `renew` the other leases, all or nothing.
+
+        Returns the trials whose lease was lost: nothing was written for them.
+        """
+        if not (measured or ended or renewed):
             return ()
         with self._writing() as session:
-            held, lost = working.held(session, [trial for trial, _ in ended])
-            ours = [(trial, result) for trial, result in ended if trial.id in held]
-            if ours:
-                working.settle(session, ours)
-                working.describe_results(session, ours)
-            if ours and told:
-                working.complete(session, ours)
-        return lost
+            return self._deliver(session, measured, ended, renewed, told=told)()
+
+    def _deliver(
+        self,
+        session: Session,
+        measured: Sequence[Measured],
+        ended: Sequence[Ended],
+        renewed: Collection[Trial] = (),
+        *,
+        told: bool = True,
+    ) -> Callable[[], tuple[Trial, ...]]:
+        """Ask who holds these trials; what comes back waits for the answer, writes, and returns the lost ones."""
+        everyone = {trial.id: trial for trial in (*renewed, *(t for t, _ in measured), *(t for t, _ in ended))}
+        answer = working.held(session, everyone.values())
+
+        def write() -> tuple[Trial, ...]:
+            held, lost = answer()
+            finished = [(trial, result) for trial, result in ended if trial.id in held]
+            if finished:
+                working.settle(session, finished, told=told)
+                working.describe_results(session, finished)
+            if going_on := held.keys() - {trial.id for trial, _ in finished}:
+                session.tell(EXTEND_LEASES, ids=list(going_on))
+            if curves := working.joined([(trial, curve) for trial, curve in measured if trial.id in held]):
+                working.append_curves(session, curves)
+                shown = {trial.id: self._shown(session, held[trial.id]) for trial, _ in curves}
+                working.show_points(session, curves, shown)
+            if finished and told:  # last: what refers to a trial is checked faster before its row moves
+                working.complete(session, finished)
+            return lost
+
+        return write
 
     @_verb
     def fail(self, trial: Trial, error: str, *, retries: int = RETRIES) -> Outcome:
@@ -326,7 +367,7 @@ class Store:
         Returns what the cell is now: WAITING, FAILED, or LOST when the lease was lost and nothing was written.
         """
         with self._writing() as session:
-            held, lost = working.held(session, [trial])
+            held, lost = working.held(session, [trial])()
             if lost:
                 return Outcome.LOST
             if not held:  # finished by this very attempt: the answer of an earlier ask got lost
@@ -346,7 +387,7 @@ class Store:
         """Give these trials back at once. Those that are not ours any more are left alone."""
         if held:
             with self._writing() as session:
-                ours, _ = working.held(session, held)
+                ours, _ = working.held(session, held)()
                 working.requeue(session, list(ours), Outcome.WAITING)
 
     @_verb
@@ -362,15 +403,15 @@ class Store:
         For whoever saw it die: everybody else waits for its leases to run out.
         """
         with self._writing() as session:
-            ids = [trial_id for (trial_id,) in session.ask(HELD_BY, study=self._study_id(session, name), worker=worker)]
-            working.requeue(session, ids, Outcome.LOST)
-        return len(ids)
+            leased = session.ask(HELD_BY, study=self._study_id(session, name), worker=worker)
+            return working.recover(session, leased)
 
     @_verb
     def retry(self, name: str, outcomes: Collection[Outcome]) -> int:
         """Queue the cells with these outcomes again, as if they had never run. Returns how many.
 
-        Allowed: failed, oom, pruned, lost. A diverged run is a result and is not retried. Raises ValueError.
+        Allowed: failed, oom, pruned, lost. A cell that failed because its workers died is both lost and failed. A
+        diverged run is a result and is not retried. Raises ValueError.
         """
         if refused := [outcome.value for outcome in outcomes if outcome not in RETRIABLE]:
             allowed = ", ".join(outcome.value for outcome in RETRIABLE)
@@ -379,7 +420,9 @@ class Store:
             study_id = self._study_id(session, name)
             working.sweep(session, study_id)
             words = [outcome.value for outcome in outcomes]
-            ids = [trial_id for (trial_id,) in session.ask(WITH_OUTCOMES, study=study_id, outcomes=words)]
+            losses = LOSSES if Outcome.LOST in outcomes else None  # nothing is more than null
+            found = session.ask(WITH_OUTCOMES, study=study_id, outcomes=words, losses=losses)
+            ids = [trial_id for (trial_id,) in found]
             if ids:
                 for forget in (*FORGET_RESULTS, FORGET_FAILURES, RETRY):
                     session.tell(forget, ids=ids)
@@ -455,7 +498,7 @@ class Store:
 
     @_verb
     def holders(self, name: str) -> tuple[str, ...]:
-        """The workers that hold cells of this study, by name. Raises StudyMissing."""
+        """The workers that hold cells of this study or have yet to tell Optuna of one, by name. Raises StudyMissing."""
         with self._reading() as session:
             return tuple(worker for (worker,) in session.ask(HOLDERS, study=self._study_id(session, name)))
 
@@ -465,6 +508,13 @@ class Store:
         with self._reading() as session:
             found = session.ask(MOMENTS, study=self._study_id(session, name))
         return {trial_id: (started, completed) for trial_id, started, completed in found}
+
+    @_verb
+    def untold(self) -> int:
+        """How many trials a process of stock Optuna has finished and died before it told Optuna; a sweep will."""
+        with self._reading() as session:
+            ((owed,),) = session.ask(OWED)
+        return int(owed)
 
     def unfinished(self, name: str) -> int:
         """How many cells are waiting, running or lost: while there are any, a worker has a reason to stay."""

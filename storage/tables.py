@@ -206,7 +206,8 @@ cells = Table(
     Column("last_error", Text),  # the traceback of the last of them
     Column("worker", Text),
     Column("lease_seconds", Double),
-    Column("lease_until", Double),  # seconds since 1970, by the database's clock
+    Column("lease_until", Double),  # seconds since 1970, by the database's clock; of a finished cell: to tell Optuna
+    Column("losses", Integer, nullable=False, server_default="0"),  # workers that died with it, or fell silent
     UniqueConstraint("study_id", "key", name="adamom_cells_key"),
 )
 results = Table(
@@ -237,7 +238,7 @@ curves = Table(
 )
 
 CLAIMABLE = text("outcome IN ('waiting', 'lost')")
-LEASED = text("outcome = 'running'")
+LEASED = text("lease_until IS NOT NULL")
 for name, columns, where in (
     ("adamom_cells_queue", (cells.c.study_id, cells.c.trial_id), CLAIMABLE),
     ("adamom_cells_family_queue", (cells.c.study_id, cells.c.family, cells.c.trial_id), CLAIMABLE),

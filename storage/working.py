@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from . import mirror, rows
 from .curves import pack
 from .records import Curve, Outcome, Result, Trial
 from .session import Session
 from .statements import (
+    CLAIM,
+    CLAIM_IN_FAMILIES,
     COMPLETE,
+    COUNT_LOSS,
     DROP_BROKEN_CURVES,
+    END_LEASES,
     EXPIRED,
     FORGET_POINTS,
     LEASE,
     LOCK_CELLS,
+    OWE_OPTUNA,
     REQUEUE,
     SET_ATTEMPT,
     SETTLE,
+    START,
     STATES_OF,
+    UNTOLD,
     WAIT_AGAIN,
+    WAITING,
+    WAITING_IN_FAMILIES,
 )
 from .tables import curves, intermediate_values, results, trial_attributes, trials, values
 
 __all__ = [
     "LEASE_SECONDS",
+    "LOSSES",
     "OPTUNA",
     "Ended",
     "Measured",
@@ -35,15 +46,19 @@ __all__ = [
     "describe_results",
     "held",
     "joined",
+    "recover",
     "requeue",
     "restore",
     "settle",
     "show_points",
     "sweep",
+    "take",
     "yield_to_optuna",
 ]
 
 LEASE_SECONDS = 60.0  # how long a worker may be silent before its cells go back to the queue
+SUSPECT_LOSSES = 2  # a cell that cost so many workers waits for the others to be tried, and is then tried alone
+LOSSES = 5  # a cell that cost so many workers has failed
 OPTUNA = "optuna"  # the worker we write down for a trial that a process of stock Optuna has started
 
 Measured = tuple[Trial, Curve]
@@ -51,22 +66,26 @@ Ended = tuple[Trial, Result]
 Moments = tuple[str | None, str | None]  # when a trial started and ended, in UTC: "2026-01-31 23:59:59.000000"
 
 
-def held(session: Session, claimed: Collection[Trial]) -> tuple[dict[int, int], tuple[Trial, ...]]:
-    """Of these trials, those we hold ({trial id: study id}, their rows locked) and those we lost.
+def held(session: Session, claimed: Collection[Trial]) -> Callable[[], tuple[dict[int, int], tuple[Trial, ...]]]:
+    """Asks, without waiting, which of these trials we hold: {trial id: study id}, their rows locked; and which we lost.
 
     A trial that this attempt has finished is neither.
     """
-    locked = session.ask(LOCK_CELLS, ids=[trial.id for trial in claimed])
-    now = {(trial_id, attempt): (study_id, outcome) for trial_id, study_id, attempt, outcome in locked}
-    ours: dict[int, int] = {}
-    lost: dict[int, Trial] = {}
-    for trial in claimed:
-        study_id, outcome = now.get((trial.id, trial.attempt), (0, "lost"))
-        if outcome == "running":
-            ours[trial.id] = study_id
-        elif outcome in ("waiting", "lost"):
-            lost[trial.id] = trial
-    return ours, tuple(lost.values())
+    locked = session.send(LOCK_CELLS, ids=[trial.id for trial in claimed])
+
+    def answer() -> tuple[dict[int, int], tuple[Trial, ...]]:
+        now = {(trial_id, attempt): (study_id, outcome) for trial_id, study_id, attempt, outcome in locked()}
+        ours: dict[int, int] = {}
+        lost: dict[int, Trial] = {}
+        for trial in claimed:
+            study_id, outcome = now.get((trial.id, trial.attempt), (0, "lost"))
+            if outcome == "running":
+                ours[trial.id] = study_id
+            elif outcome in ("waiting", "lost"):
+                lost[trial.id] = trial
+        return ours, tuple(lost.values())
+
+    return answer
 
 
 def joined(measured: Iterable[Measured]) -> list[Measured]:
@@ -98,13 +117,16 @@ def show_points(session: Session, measured: Sequence[Measured], shown: Mapping[i
         session.insert(intermediate_values, rows.columns(names, points), replaces=names[:2])
 
 
-def settle(session: Session, ended: Sequence[Ended]) -> None:
-    """How these trials ended, in our tables; curves of broken attempts go."""
-    for outcome, ids in _by_outcome(ended):
-        session.tell(SETTLE, ids=ids, outcome=outcome.value)
+def settle(session: Session, ended: Sequence[Ended], *, told: bool = True) -> None:
+    """How these trials ended, in our tables; curves of broken attempts go.
+
+    told: False when somebody else will tell Optuna, and has until the lease ends to do so.
+    """
     session.insert(results, rows.result_columns(ended))
     if again := [trial.id for trial, _ in ended if trial.attempt > 1]:
         session.tell(DROP_BROKEN_CURVES, ids=again)
+    for outcome, ids in _by_outcome(ended):
+        session.tell(SETTLE if told else OWE_OPTUNA, ids=ids, outcome=outcome.value)
 
 
 def describe_results(session: Session, ended: Sequence[Ended]) -> None:
@@ -114,7 +136,7 @@ def describe_results(session: Session, ended: Sequence[Ended]) -> None:
 
 
 def complete(session: Session, ended: Sequence[Ended]) -> None:
-    """How these trials ended, as state and value of Optuna's trials."""
+    """How these trials ended, as state and value of Optuna's trials; after `settle`, for nobody ends what is held."""
     for outcome, ids in _by_outcome(ended):
         session.tell(COMPLETE, ids=ids, state=mirror.STATES[outcome])
     told = [(trial.id, 0, *value) for trial, result in ended if (value := mirror.trial_value(result))]
@@ -149,10 +171,58 @@ def _by_outcome(ended: Sequence[Ended]) -> Iterator[tuple[Outcome, list[int]]]:
         yield became, [trial.id for trial, _ in group]
 
 
+def take(
+    session: Session, study_id: int, k: int, families: Collection[str] | None, *, suspect: bool, **lease: Any
+) -> list[tuple[Any, ...]]:
+    """Up to k cells that nobody has, now under this lease: the columns of `rows.claimed`, and whether Optuna agreed."""
+    fewest, most = (SUSPECT_LOSSES, LOSSES) if suspect else (0, SUSPECT_LOSSES - 1)
+    given: dict[str, Any] = {"study": study_id, "k": k, "fewest": fewest, "most": most}
+    if families is not None:
+        given["families"] = list(families)
+    if session.backend == "postgresql":
+        return session.ask(CLAIM if families is None else CLAIM_IN_FAMILIES, **given, **lease)
+    chosen = session.ask(WAITING if families is None else WAITING_IN_FAMILIES, **given)
+    ids = [row[0] for row in chosen]
+    started = {trial_id for (trial_id,) in session.ask(START, ids=ids)}
+    session.tell(LEASE, ids=ids, **lease)
+    return [(*row, row[0] in started) for row in chosen]
+
+
 def sweep(session: Session, study_id: int) -> int:
-    ids = [trial_id for (trial_id,) in session.ask(EXPIRED, study=study_id)]
-    requeue(session, ids, Outcome.LOST)
-    return len(ids)
+    """Recover every cell of the study whose lease ran out. Returns how many went back to the queue."""
+    return recover(session, session.ask(EXPIRED, study=study_id))
+
+
+def recover(session: Session, leased: Sequence[tuple[int, str]]) -> int:
+    """Their holder is gone: running cells go back to the queue, and of finished ones Optuna hears from us."""
+    running = [trial_id for trial_id, outcome in leased if outcome == Outcome.RUNNING]
+    finished = [trial_id for trial_id, outcome in leased if outcome != Outcome.RUNNING]
+    if finished:
+        untold = [rows.trial(*row) for row in session.ask(UNTOLD, ids=finished)]
+        complete(session, [(trial, trial.result) for trial in untold if trial.result])
+        session.tell(END_LEASES, ids=finished)
+    if running:
+        _lose(session, running)
+    return len(running)
+
+
+def _lose(session: Session, ids: list[int]) -> None:
+    """Count that a worker was lost with these cells: back to the queue, or FAILED when it was one too many."""
+    again, ended = [], []
+    for *cell, losses, worker in session.ask(COUNT_LOSS, ids=ids):
+        if losses < LOSSES:
+            again.append(cell[0])
+        else:
+            error = (
+                f"{losses} workers died with this trial or fell silent, the last of them {worker}: a crash of the "
+                "process, or out of memory? Try: adamom retry STUDY --lost"
+            )
+            ended.append((rows.claimed(*cell), Result(Outcome.FAILED, error=error)))
+    requeue(session, again, Outcome.LOST)
+    if ended:
+        settle(session, ended)
+        describe_results(session, ended)
+        complete(session, ended)
 
 
 def requeue(session: Session, ids: list[int], outcome: Outcome) -> None:

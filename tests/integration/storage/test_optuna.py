@@ -276,27 +276,111 @@ while trials := store.claim("digits", 3, worker="ours"):
 
 class TestWorkingTogether:
     def test_processes_of_stock_optuna_work_beside_ours_and_no_cell_runs_twice(
-        self, postgres_url: str, study: Study
+        self, store: Store, store_url: str, study: Study
     ) -> None:
         larger = replace(study, arms=study.arms[:2], seeds=tuple(range(20)))
-        with Store.open(postgres_url) as store:
-            store.plan(larger, grid(larger))
-            workers = [
-                subprocess.Popen(
-                    [sys.executable, "-c", code, postgres_url, stock(postgres_url)], stdout=subprocess.PIPE, text=True
-                )
-                for code in (STOCK_WORKER, STOCK_WORKER, OUR_WORKER)
-            ]
-            trained = [int(line) for worker in workers for line in worker.communicate(timeout=120)[0].split()]
-            assert [worker.returncode for worker in workers] == [0, 0, 0]
-            assert store.counts("digits") == Counts(converged=120)
-            trials = store.trials("digits")
+        store.plan(larger, grid(larger))
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, store_url, stock(store_url)], stdout=subprocess.PIPE, text=True
+            )
+            for code in (STOCK_WORKER, STOCK_WORKER, STOCK_WORKER, OUR_WORKER)
+        ]
+        trained = [int(line) for worker in workers for line in worker.communicate(timeout=200)[0].split()]
+        assert [worker.returncode for worker in workers] == [0] * 4
+        assert store.counts("digits") == Counts(converged=120)
+        trials = store.trials("digits")
         assert sorted(trained) == sorted(trial.number for trial in trials), "each cell was trained by one of them, once"
         assert {trial.result.provenance["worker"] for trial in trials if trial.result} == {"stock", "ours"}
-        planned = [trial for trial in loaded(postgres_url).trials if trial.params]
+        planned = [trial for trial in loaded(store_url).trials if trial.params]
         assert [(trial.state, trial.value) for trial in planned] == [(TrialState.COMPLETE, 1.0)] * 120
-        strays = [trial for trial in loaded(postgres_url).trials if not trial.params]
+        strays = [trial for trial in loaded(store_url).trials if not trial.params]
         assert {trial.state for trial in strays} <= {TrialState.PRUNED}
+
+    def test_two_that_have_both_read_that_a_trial_waits_start_it_once(
+        self, store: Store, store_url: str, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        """What stock Optuna does on SQLite: it reads, and then writes without looking again."""
+        store.plan(study, points)
+        start = sa.text("UPDATE trials SET state = 'RUNNING' WHERE number = 0")
+        engine = connect(parse(store_url))
+        with engine.begin() as connection:
+            connection.execute(start)
+        if engine.dialect.name == "sqlite":  # PostgreSQL locks what Optuna has read
+            with (
+                pytest.raises(sa.exc.IntegrityError, match="another process has started"),
+                engine.begin() as connection,
+            ):
+                connection.execute(start)
+
+    @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+    def test_nobody_ends_a_trial_that_somebody_else_holds(
+        self, store: Store, store_url: str, study: Study, points: tuple[Point, ...], state: TrialState
+    ) -> None:
+        store.plan(study, points)
+        theirs = loaded(store_url)
+        slow = theirs.ask()
+        held = store.adopt("digits", slow.number, worker="quick")
+        assert held is not None
+        assert store.adopt("digits", slow.number, worker="slow") is None
+        theirs.tell(slow, state=state)
+        assert loaded(store_url).trials[0].state == TrialState.RUNNING
+        assert store.finish([(held, CONVERGED)], told=False) == ()
+        theirs.tell(slow, CONVERGED.final_loss)
+        assert (loaded(store_url).trials[0].state, loaded(store_url).trials[0].value) == (TrialState.COMPLETE, 0.25)
+
+    @pytest.mark.parametrize("result", [CONVERGED, DIVERGED, PRUNED, FAILED], ids=lambda r: r.outcome.value)
+    @pytest.mark.parametrize("healed_by", ["claim", "sweep", "bury", "retry"])
+    def test_what_a_stock_process_did_not_live_to_tell_optuna_is_told_by_others(
+        self,
+        store: Store,
+        store_url: str,
+        study: Study,
+        points: tuple[Point, ...],
+        result: Result,
+        healed_by: str,
+    ) -> None:
+        store.plan(study, points)
+        held = store.adopt("digits", loaded(store_url).ask().number, worker="dead")
+        assert held is not None
+        store.finish([(held, result)], told=False)
+        assert store.holders("digits") == ("dead",)
+        verbs = {
+            "claim": lambda: store.claim("digits", 1, worker="me"),
+            "sweep": lambda: store.sweep("digits"),
+            "bury": lambda: store.bury("digits", "dead"),
+            "retry": lambda: store.retry("digits", [Outcome.OOM]),
+        }
+        if healed_by != "bury":
+            verbs[healed_by]()
+            assert loaded(store_url).trials[0].state == TrialState.RUNNING, "it may be alive, and about to tell"
+            expire(store, [held])
+            assert store.untold() == 1
+        verbs[healed_by]()
+        trial = loaded(store_url).trials[0]
+        states = {Outcome.PRUNED: TrialState.PRUNED, Outcome.FAILED: TrialState.FAIL}
+        values = {Outcome.CONVERGED: 0.25, Outcome.DIVERGED: 2.3, Outcome.PRUNED: 1.5}
+        assert (trial.state, trial.value) == (
+            states.get(result.outcome, TrialState.COMPLETE),
+            values.get(result.outcome),
+        )
+        assert trial.user_attrs["outcome"] == result.outcome.value
+        assert (store.untold(), repr(store.trials("digits")[0].result)) == (0, repr(result))
+
+    def test_what_a_stock_process_told_optuna_itself_stays_as_it_told_it(
+        self, store: Store, store_url: str, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points)
+        theirs = loaded(store_url)
+        asked = theirs.ask()
+        held = store.adopt("digits", asked.number, worker="alive")
+        assert held is not None
+        store.finish([(held, CONVERGED)], told=False)
+        theirs.tell(asked, 0.25)
+        before = loaded(store_url).trials[0]
+        expire(store, [held])
+        assert (store.untold(), store.sweep("digits"), store.holders("digits")) == (0, 0, ())
+        assert repr(loaded(store_url).trials[0]) == repr(before)
 
     def test_a_process_of_stock_optuna_runs_a_whole_study_alone(
         self, store: Store, store_url: str, study: Study, points: tuple[Point, ...]

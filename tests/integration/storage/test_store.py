@@ -25,6 +25,7 @@ from storage import (
     StudyMissing,
     Trial,
 )
+from storage.store import LOSSES
 from storage.tables import cells
 
 from .conftest import CONVERGED, DIVERGED, FAILED, OOM, PRUNED, curve, grid
@@ -339,6 +340,133 @@ class TestFinish:
         store.plan(study, points)
         with pytest.raises(ValueError, match=f"Cells that are {outcome.value} are not retried"):
             store.retry("digits", [outcome])
+
+
+class TestDeliver:
+    def test_deliver_records_finishes_and_renews_in_one_go(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points)
+        ended, going_on, silent = claim(store, 3)
+        expire(store, [ended, going_on, silent])
+        assert store.deliver([(ended, curve([2, 4])), (going_on, curve([2]))], [(ended, CONVERGED)], [silent]) == ()
+        assert store.counts("digits") == Counts(waiting=15, running=2, converged=1)
+        assert store.curves("digits") == {ended.id: curve([2, 4]), going_on.id: curve([2])}
+        assert store.trials("digits")[0].result == CONVERGED
+        assert 55.0 < (store.next_expiry("digits") or 0.0) <= 60.0
+
+    def test_of_a_lost_trial_nothing_is_delivered_and_of_the_others_everything(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points)
+        lost, kept = claim(store, 2)
+        expire(store, [lost])
+        (taken,) = claim(store, 1, worker="other")
+        assert taken.id == lost.id
+        both = [(trial, curve([2])) for trial in (lost, kept)]
+        assert store.deliver(both, [(lost, DIVERGED), (kept, CONVERGED)], [lost]) == (lost,)
+        assert store.counts("digits") == Counts(waiting=16, running=1, converged=1)
+        assert store.curves("digits") == {kept.id: curve([2])}
+
+    def test_a_delivery_may_be_repeated(self, store: Store, study: Study, points: tuple[Point, ...]) -> None:
+        store.plan(study, points)
+        (trial,) = claim(store, 1)
+        for _ in range(2):
+            assert store.deliver([(trial, curve([2, 4]))], [(trial, CONVERGED)]) == ()
+        assert store.counts("digits") == Counts(waiting=17, converged=1)
+        assert store.curves("digits") == {trial.id: curve([2, 4])}
+
+    def test_exchange_delivers_and_claims(self, store: Store, study: Study, points: tuple[Point, ...]) -> None:
+        store.plan(study, points)
+        claimed, lost = store.exchange("digits", 2, worker="me")
+        assert [trial.point for trial in claimed] == list(points[:2])
+        expire(store, claimed[1:])
+        store.sweep("digits")
+        more, lost = store.exchange(
+            "digits",
+            3,
+            worker="me",
+            measured=[(trial, curve([2])) for trial in claimed],
+            ended=[(trial, CONVERGED) for trial in claimed],
+        )
+        assert lost == claimed[1:]
+        assert [(trial.point, trial.attempt) for trial in more] == [(points[1], 2), (points[2], 1), (points[3], 1)]
+        assert store.counts("digits") == Counts(waiting=14, running=3, converged=1)
+        assert store.curves("digits") == {claimed[0].id: curve([2])}
+
+    def test_what_is_lost_while_it_is_exchanged_is_claimed_again_with_a_new_attempt(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points[:1])
+        (trial,) = claim(store, 1)
+        store.bury("digits", "me")
+        ((again,), lost) = store.exchange("digits", 1, worker="me", ended=[(trial, CONVERGED)])
+        assert lost == (trial,)
+        assert (again.id, again.attempt) == (trial.id, 2)
+
+
+class TestLosses:
+    """A cell that takes its worker with it, as a crash of the process does."""
+
+    def test_a_cell_that_lost_two_workers_waits_for_the_others_and_is_then_tried_alone(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points[:6])
+        for worker in "ab":
+            assert len(claim(store, 3, worker=worker)) == 3
+            assert store.bury("digits", worker) == 3
+        assert [trial.point for trial in claim(store, 6)] == list(points[3:6])
+        assert [[trial.point for trial in claim(store, 6)] for _ in range(4)] == [*([p] for p in points[:3]), []]
+
+    def test_a_cell_that_costs_five_workers_has_failed_and_takes_no_other_with_it(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points[:4])
+        while trials := claim(store, 4):
+            if points[1] in [trial.point for trial in trials]:
+                expire(store, trials)
+            else:
+                store.finish([(trial, CONVERGED) for trial in trials])
+        assert store.counts("digits") == Counts(failed=1, converged=3)
+        assert [(trial.outcome.value, trial.attempt) for trial in store.trials("digits")] == [
+            *[("converged", 3), ("failed", LOSSES), ("converged", 3), ("converged", 3)]
+        ]
+
+    def test_both_ways_of_retrying_bring_it_back_as_if_it_had_never_run(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points[:1])
+        for outcomes in ([Outcome.LOST], [Outcome.FAILED]):
+            poison(store)
+            (failed,) = store.trials("digits")
+            assert failed.result is not None
+            assert str(failed.result.error).startswith("5 workers died with this trial or fell silent, the last of")
+            assert "Try: adamom retry STUDY --lost" in str(failed.result.error)
+            assert claim(store, 1) == ()
+            assert store.retry("digits", outcomes) == 1
+            assert store.counts("digits") == Counts(waiting=1)
+        poison(store)
+        assert store.counts("digits") == Counts(failed=1), "its losses are counted anew"
+
+    def test_retrying_lost_cells_leaves_those_that_raised(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points[:1])
+        store.finish([(claim(store, 1)[0], FAILED)])
+        assert store.retry("digits", [Outcome.LOST]) == 0
+
+    def test_what_is_given_back_is_not_a_loss(self, store: Store, study: Study, points: tuple[Point, ...]) -> None:
+        store.plan(study, points[:2])
+        for _ in range(LOSSES):
+            store.release(claim(store, 2))
+        assert len(claim(store, 2)) == 2
+
+
+def poison(store: Store) -> None:
+    """Let the one cell of the store lose as many workers as it may."""
+    for _ in range(LOSSES):
+        assert len(claim(store, 3, worker="dead")) == 1
+        assert store.bury("digits", "dead") == 1
 
 
 class TestCurves:

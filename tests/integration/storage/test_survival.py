@@ -16,6 +16,7 @@ from threading import Event, Thread
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from psycopg import sql
 
 from storage import (
@@ -24,6 +25,7 @@ from storage import (
     Outcome,
     Planned,
     Point,
+    Result,
     Store,
     StoreForeign,
     StoreRefused,
@@ -31,8 +33,11 @@ from storage import (
     Study,
 )
 from storage.connection import OPTUNA_SCHEMA, OUR_SCHEMAS, connect, parse, prepare, schema
-from storage.statements import EXPIRED, LOCK_CELLS, WAITING
-from storage.working import requeue
+from storage.curves import pack
+from storage.session import commit
+from storage.statements import EXPIRED, LOCK_CELLS
+from storage.store import LOSSES
+from storage.working import recover, take
 from tests.postgres import Postgres
 
 from .conftest import CONVERGED, curve, grid
@@ -41,6 +46,16 @@ from .test_store import claim, expire
 
 WORKER = Path(__file__).parent / "worker.py"
 WHOLE = Curve(list(range(4, 41, 4)), [float("nan")] * 10, [1 / s for s in range(4, 41, 4)], [0.5] * 10, [0.9] * 10)  # type: ignore[arg-type]
+
+POISONED = """
+import os, signal, sys
+from storage import Outcome, Result, Store
+with Store.open(sys.argv[1]) as store:
+    while trials := store.claim("digits", 4, worker=f"worker {os.getpid()}"):
+        if sys.argv[2] in [trial.point.key for trial in trials]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        store.finish([(trial, Result(Outcome.CONVERGED, initial_loss=2.0, final_loss=1.0)) for trial in trials])
+"""
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -116,6 +131,23 @@ class TestKilledWorkers:
         worker.kill()
         wait_until(lambda: store.counts("digits") == Counts(lost=18))
         assert len(claim(store, 18)) == 18
+
+    def test_a_cell_that_kills_its_workers_fails_and_every_other_is_trained(
+        self, store: Store, store_url: str, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points)
+        deaths = 0
+        while store.unfinished("digits"):
+            worker = subprocess.Popen([sys.executable, "-c", POISONED, store_url, points[5].key])
+            if code := worker.wait(60):
+                assert code == -signal.SIGSEGV
+                deaths += 1
+                store.bury("digits", f"worker {worker.pid}")
+        assert deaths == LOSSES
+        assert store.counts("digits") == Counts(converged=17, failed=1)
+        assert store.trials("digits")[5].outcome is Outcome.FAILED
+        assert store.retry("digits", [Outcome.LOST]) == 1
+        assert store.counts("digits") == Counts(waiting=1, converged=17)
 
     def test_sigterm_under_load_gives_everything_back_at_once(
         self, store: Store, store_url: str, study: Study, start: Start
@@ -213,7 +245,7 @@ class TestLostServer:
             store.plan(study, points)
             (trial,) = claim(store, 1)
             with monkeypatch.context() as patch:
-                patch.setattr(psycopg.Connection, "commit", lost_answer(moment))
+                patch.setattr("storage.session.commit", lost_answer(moment))
                 with pytest.raises(StoreUnavailable):
                     store.finish([(trial, CONVERGED)])
             expected = (
@@ -305,9 +337,9 @@ class TestManyAtOnce:
             expire(slow, claim(slow, 3, worker="dead"))
             study_id = slow._study_ids["digits"]
             with slow._writing() as session:
-                expired = [trial_id for (trial_id,) in session.ask(EXPIRED, study=study_id)]
+                expired = session.ask(EXPIRED, study=study_id)
                 held = claim(quick, 18, worker="quick")
-                requeue(session, expired, Outcome.LOST)
+                recover(session, expired)
             assert len(expired) == 3
             assert quick.finish([(trial, CONVERGED) for trial in held]) == ()
             assert slow.counts("digits") == Counts(lost=3, converged=15)
@@ -319,7 +351,7 @@ class TestManyAtOnce:
             slow.plan(study, points)
             study_id = claim(slow, 1) and slow._study_ids["digits"]
             with slow._writing() as session:
-                taken = session.ask(WAITING, study=study_id, k=5)
+                taken = take(session, study_id, 5, None, suspect=False, worker="slow", seconds=60.0)
                 held = claim(quick, 5, worker="quick")
             assert {row[0] for row in taken}.isdisjoint(trial.id for trial in held)
             assert len(held) == 5
@@ -359,24 +391,45 @@ class TestManyAtOnce:
             assert store.finish([(trial, CONVERGED) for trial in trials]) == ()
 
 
+AS_WRITTEN_THEN = (  # by every release so far: a finished cell with its curve, and one that is held
+    "UPDATE adamom_cells SET outcome = 'converged', attempt = 1, worker = 'me' WHERE trial_id = :first",
+    "UPDATE trials SET state = 'COMPLETE' WHERE trial_id = :first",
+    "INSERT INTO adamom_results (trial_id, steps, initial_loss, final_loss, provenance) "
+    "VALUES (:first, 40, 2.5, 0.25, '{}')",
+    "INSERT INTO adamom_curves (trial_id, attempt, first_step, entries) VALUES (:first, 1, 2, :curve)",
+    "UPDATE adamom_cells SET outcome = 'running', attempt = 1, worker = 'me', lease_seconds = 60, lease_until = 4e9 "
+    "WHERE trial_id = :second",
+    "UPDATE trials SET state = 'RUNNING' WHERE trial_id = :second",
+)
+
+
 class TestUpgrade:
-    def test_a_store_of_the_previous_schema_is_upgraded_and_keeps_its_trials(
-        self, empty_url: str, study: Study, points: tuple[Point, ...]
+    @pytest.mark.parametrize("revision", OUR_SCHEMAS[:-1])
+    def test_a_store_of_an_earlier_schema_is_upgraded_and_keeps_its_trials(
+        self, empty_url: str, study: Study, points: tuple[Point, ...], revision: str
     ) -> None:
         engine = connect(parse(empty_url))
-        prepare(engine, "0001")
+        prepare(engine, revision)
         with Store(engine) as old:
             old.plan(study, points)
-            trials = claim(old, 2)
-            old.record([(trials[0], curve([2, 4]))])
-            old.finish([(trials[0], CONVERGED)])
-            before = repr(old.trials("digits")), old.curves("digits"), old.study("digits")
-        with pytest.raises(StoreForeign, match=r"has schema 0001 of an older adamom. Try: adamom plan"):
+        with engine.begin() as connection:
+            first, second = connection.scalars(sa.text("SELECT trial_id FROM adamom_cells ORDER BY 1 LIMIT 2"))
+            for statement in AS_WRITTEN_THEN:
+                given = {"first": first, "second": second, "curve": pack(curve([2, 4]))}
+                words = sa.text(statement)
+                connection.execute(words, {name: given[name] for name in words._bindparams})
+        with pytest.raises(StoreForeign, match=rf"has schema {revision} of an older adamom. Try: adamom plan"):
             Store.open(empty_url, create=False)
         with Store.open(empty_url) as store:
-            assert (repr(store.trials("digits")), store.curves("digits"), store.study("digits")) == before
-            assert store.fail(trials[1], "Traceback") is Outcome.WAITING
-            assert store.errors("digits") == {trials[1].id: "Traceback"}
+            assert store.study("digits") == study
+            assert store.counts("digits") == Counts(waiting=16, running=1, converged=1)
+            done, held, *waiting = store.trials("digits")
+            assert repr(done.result) == repr(Result(Outcome.CONVERGED, 40, 2.5, 0.25))
+            assert store.curves("digits") == {first: curve([2, 4])}
+            assert {trial.outcome for trial in waiting} == {Outcome.WAITING}
+            assert store.fail(held, "Traceback") is Outcome.WAITING
+            assert store.errors("digits") == {second: "Traceback"}
+            assert len(claim(store, 18)) == 17
         assert schema(engine) == (OPTUNA_SCHEMA, OUR_SCHEMAS[-1])
 
     def test_eight_processes_upgrade_at_once(self, empty_url: str) -> None:
@@ -395,16 +448,15 @@ def planned(url: str, study: Study, points: tuple[Point, ...]) -> Planned:
 
 def lost_answer(moment: str) -> Callable[[psycopg.Connection], None]:
     """A commit whose connection breaks before it is sent, or after it was done and before the answer is read."""
-    really = psycopg.Connection.commit
 
-    def commit(connection: psycopg.Connection) -> None:
+    def lose(connection: psycopg.Connection) -> None:
         if moment == "after the commit":
-            really(connection)
+            commit(connection)
             connection.execute("SELECT 1").fetchall()  # everything sent so far is done
         connection.pgconn.finish()
         raise psycopg.OperationalError("the connection is lost")
 
-    return commit
+    return lose
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -141,6 +141,7 @@ def test_a_trial_that_another_worker_has_taken_over_is_let_go(store: Store, capl
     assert store.bury("study", worker.name) == 4
     assert [trial.id for trial in store.claim("study", 1, worker="another")] == [lost.id]
     worker.train(tuple(worker.held.values()), in_lanes=True)
+    worker.record()
     assert worker.held == {}
     assert "lost the lease" in caplog.text
     assert store.counts("study").running == 1, "the other worker still has it"
