@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +28,7 @@ from studies.programs import Program, views
 from studies.provenance import provenance
 from studies.tape import Arena, Call, Tape, bind
 from studies.training import Event
+from studies.workloads.workload import Workload
 
 __all__ = ["Pack", "train"]
 
@@ -115,12 +116,10 @@ class Pack:
 
     def load_weights(self) -> None:
         """Every lane starts from the weights of its seed."""
-        models = {seed: self.workload.initial_model(seed) for seed in {trial.point.seed for trial in self.trials}}
-        mine = [models[trial.point.seed] for trial in self.trials]
-        flat = {id(model): torch.cat([p.detach().flatten() for p in model.parameters()]) for model in mine}
-        self.weights = torch.stack([flat[id(model)] for model in mine]).to(self.device)
+        starts = [start(self.workload, trial.point.seed) for trial in self.trials]
+        self.weights = torch.stack([weights for weights, _ in starts]).to(self.device)
         self.grads = torch.zeros_like(self.weights)
-        stacked = zip(*(list(model.buffers()) for model in mine), strict=True)
+        stacked = zip(*(buffers for _, buffers in starts), strict=True)
         self.buffers = [torch.stack(copies).to(self.device) for copies in stacked]
         self.shape_views()
 
@@ -128,7 +127,7 @@ class Pack:
         """Every lane sees the batches of its seed."""
         budget = self.study.budget
         seeds = sorted({trial.point.seed for trial in self.trials})
-        orders = [self.workload.batch_order(seed, budget.steps, budget.batch_size) for seed in seeds]
+        orders = [batch_order(self.workload, seed, budget.steps, budget.batch_size) for seed in seeds]
         self.orders = torch.stack(orders, dim=1).to(self.device)  # (steps, seeds, batch)
         self.seed_of = torch.tensor([seeds.index(trial.point.seed) for trial in self.trials], device=self.device)
         self.next_step = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -336,6 +335,21 @@ class Pack:
 
 
 PROGRAMS: dict[tuple[str, ...], Program] = {}
+
+
+SEEDS = 64  # whose weights and batches a process remembers from pack to pack
+
+
+@lru_cache(SEEDS)
+def start(workload: Workload, seed: int) -> tuple[Tensor, list[Tensor]]:
+    """The weights of the seed, all in one vector, and its buffers."""
+    model = workload.initial_model(seed)
+    return torch.cat([param.detach().flatten() for param in model.parameters()]), list(model.buffers())
+
+
+@lru_cache(SEEDS)
+def batch_order(workload: Workload, seed: int, steps: int, batch_size: int) -> Tensor:
+    return workload.batch_order(seed, steps, batch_size)
 
 
 def moved(rule: adamom.Rule, lanes: slice, whole: Tensor, each: list[Tensor]) -> list[Tensor]:

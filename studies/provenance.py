@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -36,7 +37,10 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the checkout this code runs from; "released" outside of one, with "+" behind it when edited."""
+    """The commit of the checkout this code runs from, with "+" behind it when edited.
+
+    Outside of one, ADAMOM_COMMIT, which an image is built with, else "released".
+    """
     here = Path(__file__).parent
     try:
         found = subprocess.run(
@@ -44,5 +48,5 @@ def commit() -> str:
             cwd=here, capture_output=True, text=True, timeout=5, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return "released"
+        return os.environ.get("ADAMOM_COMMIT") or "released"
     return found.stdout.strip()

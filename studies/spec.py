@@ -40,7 +40,9 @@ DIGITS_OF_A_RATE = 6  # enough to tell grid points apart, few enough to print an
 
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+LARGEST = 2**31 - 1  # what the columns of the store hold
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Seed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class _Table(BaseModel):
@@ -118,7 +120,7 @@ class _File(_Table):
     name: Name | None = None
     question: Name
     workload: str
-    seeds: Count | Annotated[list[int], Field(min_length=1)]
+    seeds: Count | Annotated[list[Seed], Field(min_length=1)]
     budget: _Budget
     lr: _Lr
     arms: Annotated[dict[str, _Arms], Field(min_length=1)]
@@ -181,7 +183,7 @@ def check_batch(study: Study) -> None:
 
 def _first_complaint(error: ValidationError) -> str:
     """The most telling of pydantic's complaints as one line: [table] key: what is wrong."""
-    complaints = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    complaints = sorted(error.errors(), key=lambda each: (each["type"] != "extra_forbidden", -len(each["loc"])))
     first = complaints[0]
     place = [str(part) for part in first["loc"] if part not in BRANCHES]
     message = first["msg"].removeprefix("Value error, ")
@@ -198,7 +200,7 @@ def _first_complaint(error: ValidationError) -> str:
     return f"{where}: {message}{more}"
 
 
-BRANCHES = ("int", "constrained-int", "list[int]")  # pydantic's names for ways to read one key
+BRANCHES = ("int", "constrained-int", "list[constrained-int]")  # pydantic's names for ways to read one key
 
 
 def _keys(table: list[str]) -> list[str]:

@@ -202,7 +202,7 @@ class Binding:
 
     def seen(self, node: fx.Node, operation: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """A view of a value, or one of several."""
-        if is_late(arguments):
+        if self.late and is_late(arguments):
             return self.later(node, operation, arguments, named)
         return operation(*arguments, **named)
 
@@ -229,7 +229,7 @@ class Binding:
     def call(self, operation: Any, arguments: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> None:
         """Write down a call whose result is not needed, because it is in one of its operands."""
         function, named = direct(operation), named or {}
-        if is_late((arguments, named)):
+        if self.late and is_late((arguments, named)):
             self.calls.append(lambda: function(*self.by_now(arguments), **self.by_now(named)))
         else:
             self.calls.append(partial(function, *arguments, **named))
