@@ -17,6 +17,9 @@ RUN uv pip install --no-cache --no-deps .
 FROM python:3.11-slim
 COPY --from=build /opt/adamom /opt/adamom
 COPY docker-entrypoint.sh /usr/local/bin/
+# The commit that every trial is stored with: docker build --build-arg COMMIT="$(git rev-parse --short=12 HEAD)" .
+ARG COMMIT=released
+ENV ADAMOM_COMMIT=$COMMIT
 # HOME and USER are for libraries that ask; whoever runs the image need not be in its list of users.
 ENV PATH=/opt/adamom/bin:$PATH HOME=/tmp USER=adamom
 RUN useradd --uid 1000 --no-create-home adamom && install --directory --owner adamom /reports

@@ -6,6 +6,7 @@ Heavy rooms are imported inside the commands, so that `adamom --help` answers at
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -75,7 +76,7 @@ def run(
     Example: adamom run digits --workers 2 --out results
     """
     with explained():
-        page = writable(out) / "report.html"
+        page = page_at(out / "report.html")
         from studies import spec
         from studies.engines import Crew, Job
         from studies.plan import plan as put
@@ -196,9 +197,9 @@ def report(
         if (study is None) == (archive is None):
             raise MisuseError("Say which report: a STUDY of the store, or --from a report.json, not both.")
         if not as_json:
-            writable(out.parent)
+            page_at(out)
         if figures:
-            writable(figures)
+            writable(figures, "--figures")
         told = archived(archive) if archive else measured(store, name_of(study or ""))
         if as_json:
             typer.echo(json.dumps(told.summary.as_dict(), indent=2, allow_nan=False))
@@ -226,7 +227,7 @@ def compare(
     """
     with explained():
         if not as_json:
-            writable(out.parent)
+            page_at(out)
         from dashboards import compare as put_side_by_side
         from dashboards import write_comparison
 
@@ -291,6 +292,7 @@ def export(
         from storage import export_study
 
         name = name_of(study)
+        target(to, "--to")
         with opened(store) as there:
             cells = export_study(there, name, to)
         typer.echo(f"{name}: {cells} cells are in {to}.")
@@ -348,7 +350,10 @@ def studies() -> None:
 
 
 def main() -> None:
-    """The console command."""
+    """The console command. A terminal that cannot write β or a study's ü shows its code instead."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="adamom: %(message)s", level=logging.WARNING, stream=sys.stderr)
     app()
 
@@ -409,16 +414,32 @@ def usable(device: str, workers: int | None) -> list[torch.device]:
         raise MisuseError(str(error)) from None
 
 
-def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises MisuseError when nothing can be written there."""
+def page_at(file: Path) -> Path:
+    """Where a page goes, and beside it its .json. Raises MisuseError when either cannot be written, or is the other."""
+    if file.suffix == ".json":
+        raise MisuseError(f"--out {file}: a page cannot have its data's name. Try: --out {file.with_suffix('.html')}")
+    return target(file, "--out")
+
+
+def target(file: Path, option: str) -> Path:
+    """A file that can be written, its folder made if need be. Raises MisuseError."""
+    writable(file.parent, option)
+    if file.is_dir():
+        raise MisuseError(f"{option} {file}: is a folder. Try: {option} another file")
+    return file
+
+
+def writable(folder: Path, option: str) -> None:
+    """Make the folder if need be. Raises MisuseError when nothing can be written there."""
     probe = folder / ".adamom-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise MisuseError(f"--out {folder}: cannot write there ({error.strerror}). Try: --out another folder") from None
-    return folder
+        raise MisuseError(
+            f"{option} {folder}: cannot write there ({error.strerror}). Try: {option} another folder"
+        ) from None
 
 
 def measured(url: str | None, name: str) -> Archived:

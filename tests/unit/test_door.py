@@ -56,6 +56,12 @@ MISTAKES = {
     "no server": (None, "status --store postgresql://u:secret@127.0.0.1:1/x", "127.0.0.1:1", "Is it up?"),
     "no such store": (None, "status --store mysql://u:secret@h/x", "mysql://", "postgresql://"),
     "no folder": (None, "run bad.toml --out /proc/nowhere", "--out /proc/nowhere", "Try: --out"),
+    "figures nowhere": (None, "report x --figures /proc/nowhere", "--figures /proc/nowhere", "Try: --figures"),
+    "export nowhere": (None, "export x --to /proc/nowhere/x.csv", "--to /proc/nowhere", "Try: --to"),
+    "a page over its data": (None, "report x --out page.json", "--out page.json", "Try: --out page.html"),
+    "a page over a folder": (None, "report x --out .", "--out .", "is a folder"),
+    "seed too large": (("seeds = 2", "seeds = [9999999999]"), "plan bad.toml", "seeds", "2147483647"),
+    "steps too many": (("= 42", "= 9999999999"), "plan bad.toml", "[budget] steps", "2147483647"),
     "no such device": (None, "run bad.toml --device cuda:99", "--device cuda:99", "Try: --device cpu"),
 }
 
