@@ -78,9 +78,12 @@ class Checkpoints:
         if not path.exists():
             return None
         try:
-            state: State = torch.load(path, map_location=device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            state: State | object = torch.load(path, map_location=device, weights_only=True)
+        except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             log.warning("%s cannot be read (%s): starting anew", path, error)
+            return None
+        if not isinstance(state, dict):
+            log.warning("%s holds no checkpoint: starting anew", path)
             return None
         return state if (state.get("format"), state.get("engine")) == (FORMAT, engine) else None
 
