@@ -1,25 +1,28 @@
 """Where each arm works on the learning-rate axis: the first picture of a page, drawn without a script.
 
-Plotly's bundle takes the better part of a second to load, and mail clients run no script at all. This one is plain SVG
-inside a table, drawn by the template in shares of the axis, so that a phone, a print and a screen reader get it whole.
+Plotly's bundle takes the better part of a second to load, and mail clients run no script at all. On the page this one
+is plain SVG inside a table, drawn by the template in shares of the axis, so that a phone, a print and a screen reader
+get it whole; `basins_figure` draws the same for a paper.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+import plotly.graph_objects as go
 
 from dashboards import metrics, style
 from dashboards.comparison import Estimate
 from dashboards.evidence import ArmGrid
-from dashboards.style import Look
+from dashboards.style import Look, decades, plain
 from dashboards.summary import ArmRow, Summary
 from dashboards.surfaces import log_edges
 
-__all__ = ["BasinRow", "BasinsInfo", "Stretch", "Tick", "basins_info"]
+__all__ = ["BasinRow", "BasinsInfo", "Stretch", "Tick", "basins_figure", "basins_info"]
 
 Span = tuple[float, float]
 
@@ -119,3 +122,45 @@ class _Axis(NamedTuple):
         step = 1 if self.high - self.low < style.CROWDED_DECADES else 2
         powers = range(math.ceil(self.low), math.floor(self.high) + 1, step)
         return tuple(Tick(self.place(10.0**power), style.power(power)) for power in powers)
+
+
+# ------------------------------------------------------------------------------------------------- for a paper
+
+
+def basins_figure(info: BasinsInfo) -> go.Figure:
+    """The same picture as a figure: a track for each arm, its basin, and hatched red where seeds diverged."""
+    figure = go.Figure()
+    for y, row in enumerate(reversed(info.rows)):
+        for (low, high), diverged in row.stretches:
+            track = {"color": style.MUTED, "width": 1, "dash": "solid" if diverged == diverged else "dot"}
+            figure.add_trace(go.Scatter(x=[low, high], y=[y - 0.3, y - 0.3], mode="lines", line=track))
+        lost = [(span, diverged) for span, diverged in row.stretches if diverged > 0]
+        hatched = {"shape": "/", "size": 6, "solidity": 0.3, "fgcolor": style.PAPER, "fillmode": "overlay"}
+        figure.add_trace(_bars(lost, y, {"color": style.DIVERGED, "pattern": hatched, "line": {"width": 0}}))
+        if row.basin:
+            line = {"color": row.look.colour, "width": 2}
+            marker = {"color": row.look.colour if row.good else style.PAPER, "line": line}
+            figure.add_trace(_bars([(row.basin, 0.5)], y + 0.12, marker))
+            dot = {"color": style.PAPER, "size": 7, "line": line}
+            figure.add_trace(go.Scatter(x=[row.best], y=[y - 0.03], mode="markers", marker=dot))
+    names = [f"{plain(row.arm)}<br><b>{_width(row.width)}</b>" for row in reversed(info.rows)]
+    style.layout(figure, height=90 + 40 * len(info.rows))
+    ticks = {"tickvals": [tick.at for tick in info.ticks], "ticktext": [tick.label for tick in info.ticks]}
+    figure.update_xaxes(ticks, title=style.axis_label("learning rate"), range=[0, 1])
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, ticks="", showgrid=False, linewidth=0)
+    return figure.update_layout(showlegend=False, barmode="overlay", margin={"l": 240, "r": 16, "t": 16, "b": 52})
+
+
+def _bars(spans: Sequence[tuple[Span, float]], y: float, marker: Mapping[str, object]) -> go.Bar:
+    """Blocks from 0.3 below y upwards, 0.6 high where the number is 1."""
+    low, high = ([span[end] for span, _ in spans] for end in (0, 1))
+    heights = [0.6 * share for _, share in spans]
+    middles, widths = np.add(low, high) / 2, np.subtract(high, low)
+    return go.Bar(x=middles, width=widths, base=y - 0.3, y=heights, marker=dict(marker))
+
+
+def _width(width: Estimate) -> str:
+    if not width.known:
+        return "not run"
+    between = f" [{decades(width.low)}, {decades(width.high)}]" if math.isfinite(width.low) else ""
+    return f"{'≥ ' if width.bound else ''}{decades(width.value)}{between} decades"

@@ -25,9 +25,6 @@ __all__ = [
 ]
 
 
-DENSE = 60  # points beyond which markers run into each other
-
-
 class LrCurve(NamedTuple):
     """One arm's final loss at each learning rate that has been run: arrays of shape (points run,).
 
@@ -144,7 +141,7 @@ def _lr_traces(curve: LrCurve, x: Floats, look: Look, *, labelled: bool, group: 
     line = go.Scatter(
         x=x,
         y=curve.mean,
-        mode="lines+markers" if len(x) <= DENSE else "lines",
+        mode="lines+markers" if len(x) <= style.DENSE else "lines",
         name=plain(curve.arm),
         line={"color": look.colour, "dash": look.dash, "width": 2},
         marker={"symbol": look.marker, "size": 6, "color": look.colour},
@@ -152,7 +149,8 @@ def _lr_traces(curve: LrCurve, x: Floats, look: Look, *, labelled: bool, group: 
         hovertemplate="%{text}<extra></extra>",
         **(shared | {"showlegend": labelled}),
     )
-    lost = curve.diverged >= 0.5
+    every = max(1, -(-len(x) // style.DENSE))  # crosses too run into each other
+    lost = (curve.diverged >= 0.5) & (np.arange(len(x)) % every == 0)
     cross = {"symbol": "x", "size": 6, "color": style.DIVERGED}
     crosses = go.Scatter(x=x[lost], y=curve.mean[lost], mode="markers", marker=cross, hoverinfo="skip", **shared)
     return [band, line, crosses]

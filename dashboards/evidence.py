@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards import metrics
-from storage.records import Arm, Counts, Curve, Outcome, Study, Trial
+from storage.records import Arm, Budget, Counts, Curve, Outcome, Study, Trial
 
 __all__ = ["COLUMNS", "OUTCOMES", "ArmGrid", "Evidence"]
 
@@ -143,7 +143,8 @@ class Evidence:
     def digest(self) -> str:
         """SHA-256 of what was asked and measured; the same for two stores that hold the same results."""
         study = self.study
-        asked = [study.fixed, study.seeds, [(arm.name, arm.definition, arm.lr.values) for arm in study.arms]]
+        fixed = {"workload": study.workload, "budget": _said(study.budget)}
+        asked = [fixed, study.seeds, [(arm.name, arm.definition, arm.lr.values) for arm in study.arms]]
         found = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode())
         for name in sorted(COLUMNS.keys() - {"id", "number", "seconds"}):
             found.update(np.where(np.isnan(self.columns[name]), -1e308, self.columns[name]).astype("<f8").tobytes())
@@ -195,6 +196,11 @@ class Evidence:
             accuracy=spread(self.columns["final_accuracy"][mine]),
             row=row,
         )
+
+
+def _said(budget: Budget) -> dict[str, Any]:
+    """The budget without what is as it always was, so that a field added later changes no hash of an older study."""
+    return {each.name: value for each in fields(budget) if (value := getattr(budget, each.name)) != each.default}
 
 
 Places = tuple[dict[str, int], list[dict[float, int]], dict[int, int]]

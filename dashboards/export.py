@@ -7,6 +7,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from dashboards.basins import basins_figure, basins_info
 from dashboards.report import figures, write_atomically
 from dashboards.summary import Summary
 from dashboards.tables import latex_table, markdown_table
@@ -33,7 +34,8 @@ def write_figures(summary: Summary, folder: Path | str, formats: Sequence[str] =
     folder = Path(folder)
     tables = {"table.md": markdown_table(summary), "table.tex": latex_table(summary)}
     written = [write_atomically(folder / name, text) for name, text in tables.items()]
-    drawn = figures(summary)
+    where = basins_info(summary)
+    drawn = {"basins": basins_figure(where)} | figures(summary) if where.rows else {}
     wanted = [(name, figure, kind) for name, figure in drawn.items() for kind in formats]
     for (name, _, kind), picture in zip(wanted, _images((f, k) for _, f, k in wanted), strict=True):
         written.append(write_atomically(folder / f"{name}.{kind}", picture))

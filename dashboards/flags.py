@@ -51,16 +51,18 @@ def _study_flags(summary: Summary) -> Iterator[Flag]:
     evidence, counts, study = summary.evidence, summary.counts, summary.study
     unplanned = evidence.planned - counts.total
     if counts.finished < evidence.planned:
-        parts = [f"{counts.waiting + counts.lost} wait", f"{counts.running} are running"]
-        parts += [f"{unplanned} have not been planned"] if unplanned else []
-        yield Flag("unfinished", "", f"{counts.finished} of {evidence.planned} cells are finished; {', '.join(parts)}.")
+        parts = [f"{counts.waiting + counts.lost:,} wait", f"{counts.running:,} are running"]
+        parts += [f"{unplanned:,} have not been planned"] if unplanned else []
+        yield Flag(
+            "unfinished", "", f"{counts.finished:,} of {evidence.planned:,} cells are finished; {', '.join(parts)}."
+        )
     for name, what in (
         ("pruned", "were stopped early and have no final loss"),
         ("oom", "did not fit on the device"),
         ("failed", "raised an error in the workload's code"),
     ):
         if found := getattr(counts, name):
-            yield Flag(name, "", f"{found} cells {what}: they count as not run in every number.")
+            yield Flag(name, "", f"{found:,} cells {what}: they count as not run in every number.")
     yield from _mixed(evidence.provenance)
     if evidence.strangers:
         yield Flag("outside", "", f"{evidence.strangers} stored trials lie outside the study's grid and are left out.")
@@ -101,7 +103,7 @@ def _mixed(provenance: Mapping[str, Mapping[str, int]]) -> Iterator[Flag]:
 def _arm_flags(grid: ArmGrid, row: ArmRow, scale: Scale) -> Iterator[Flag]:
     missing = row.planned - row.measured
     if missing:
-        yield Flag("missing", row.arm, f"{missing} of its {row.planned} cells have not been run.")
+        yield Flag("missing", row.arm, f"{missing:,} of its {row.planned:,} cells have not been run.")
     if not row.measured:
         return
     per_seed = np.isfinite(grid.loss).sum(axis=1)

@@ -223,7 +223,7 @@ def _gap_traces(trace: AlongTrace, look: Look) -> list[go.Scatter]:
     line = go.Scatter(
         x=trace.lrs,
         y=trace.gap,
-        mode="lines+markers",
+        mode="lines+markers" if len(trace.lrs) <= style.DENSE else "lines",
         name=plain(trace.arm),
         line={"color": look.colour, "dash": look.dash, "width": 2},
         marker={"symbol": look.marker, "size": 5},

@@ -17,6 +17,8 @@ from plotly.colors import sample_colorscale
 from storage.records import Arm
 
 __all__ = [
+    "CROWDED_DECADES",
+    "DENSE",
     "DIVERGED",
     "LOSS_SCALE",
     "NOT_RUN",
@@ -50,6 +52,7 @@ CONSTANT_RAMPS = (  # per family, small to large momentum: context, so it is qui
 )
 # Twelve units of Lab apart, from each other, from the first two ramps and from DIVERGED, to colour-blind eyes too.
 RULE_COLOURS = ("#e69f00", "#9437e0", "#ee7899", "#00a08a", "#772255", "#bb77ff", "#6b3d00", "#5c1fb0")
+DENSE = 60  # learning rates beyond which cells and marks run into each other
 CROWDED_DECADES = 7.5  # beyond, an axis has a tick every other decade
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -20,7 +20,6 @@ __all__ = ["SurfaceInfo", "SurfaceRow", "SurfacesInfo", "log_edges", "surfaces_f
 ROW_PIXELS, CONSTANTS_PIXELS = 34, 260
 STRIPE_GAP, GROUP_GAP = 20, 84  # pixels above a strip of rules, and above the next study with its title
 COLOURBAR_PIXELS = 360
-DENSE = 60  # learning rates beyond which a cell is too narrow for a gap and a mark of its own
 
 
 class SurfaceRow(NamedTuple):
@@ -194,7 +193,7 @@ def _panel(
     rows, y = tuple(rows[index] for index in order), [y[index] for index in order]
     loss, diverged = np.array([each.loss for each in rows]), np.array([each.diverged for each in rows])
     empty, mostly = np.array([each.runs for each in rows]) == 0, diverged >= 0.5
-    gap = 1 if len(surface.lrs) <= DENSE else 0
+    gap = 1 if len(surface.lrs) <= style.DENSE else 0
     shape = {"x": x_edges, "y": _edges(np.array(y)), "xgap": gap, "ygap": 1, "hovertemplate": "%{text}<extra></extra>"}
     layers: list[tuple[NDArray[np.bool_], Floats, dict[str, object]]] = [
         (empty, np.ones_like(loss), _flat(style.NOT_RUN)),
@@ -216,7 +215,7 @@ def _marks(lrs: Floats, y: Floats, diverged: Floats) -> go.Scatter:
     """What a grey print must tell too: a cross where half the seeds or more diverged, a dot where fewer did, a dash
     where nothing was run; on a dense grid only every few cells.
     """
-    every = -(-len(lrs) // DENSE)
+    every = -(-len(lrs) // style.DENSE)
     marked = (np.isnan(diverged) | (diverged > 0)) & (np.arange(len(lrs)) % every == 0)
     cells, shares = np.argwhere(marked), diverged[marked]
     return go.Scatter(

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dashboards import compare, latex_table, markdown_table, read_json, summarise, write_json
+from dashboards.basins import basins_figure, basins_info
 from dashboards.report import figures, page
 from dashboards.side_by_side import comparison_page
 from storage.records import Arm, Axis, Budget, Curve, Outcome, Point, Result, Study, Trial
@@ -89,7 +90,7 @@ def test_its_numbers_are_strict_json_and_come_back_from_a_file(studied: Any) -> 
 @given(studies())
 def test_its_pictures_and_tables_are_drawn(studied: Any) -> None:
     summary = summarise(*studied, resamples=20)
-    for figure in figures(summary).values():
+    for figure in (*figures(summary).values(), basins_figure(basins_info(summary))):
         json.loads(figure.to_json())
     assert markdown_table(summary).count("\n") == 2 + len(summary.rows)
     assert latex_table(summary).count("\\\\\n") == 1 + len(summary.rows)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dashboards import Summary, summarise
-from dashboards.basins import basins_info
+from dashboards.basins import basins_figure, basins_info
 from dashboards.report import page
 
 NAN = float("nan")
@@ -76,3 +76,19 @@ def test_the_page_draws_a_track_for_each_arm_in_its_colour(summary: Summary) -> 
         assert f'fill="{row.look.colour}"' in svg
         assert svg.count('class="lost"') == sum(each.diverged > 0 for each in row.stretches)
         assert "nan" not in svg
+
+
+def test_the_figure_for_a_paper_shows_the_same(hand_made: Any) -> None:
+    losses = [[1.5, 0.5, 0.5, 3.0, NAN], [1.5, 0.5, 0.5, 1.9, NAN]]
+    info = basins_info(summarise(*hand_made(good=losses, poor=[[1.9] * 5] * 2)))
+    figure = basins_figure(info)
+    poor_lost, poor, lost, good = [trace for trace in figure.data if trace.type == "bar"]
+    assert len(poor_lost.x) == 0
+    assert [*lost.x, *lost.width, *lost.y] == pytest.approx([0.7, 0.9, 0.2, 0.2, 0.3, 0.6])
+    assert (good.marker.color, poor.marker.color) == (info.rows[0].look.colour, "#ffffff")
+    low, high = info.rows[0].basin or (NAN, NAN)
+    assert (good.x[0], good.width[0]) == pytest.approx(((low + high) / 2, high - low))
+    assert list(figure.layout.yaxis.ticktext) == [
+        "poor<br><b>≥ 4.00 [4.00, 4.00] decades</b>",
+        "good<br><b>1.25 [1.25, 1.25] decades</b>",
+    ]

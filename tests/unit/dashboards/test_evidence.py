@@ -46,6 +46,15 @@ def test_another_result_changes_the_digest(finished: Any) -> None:
     assert Evidence.of(study, [changed, *trials[1:]], curves).digest != Evidence.of(study, trials, curves).digest
 
 
+def test_the_digest_is_that_of_older_releases_until_something_new_is_asked_for(hand_made: Any) -> None:
+    """Pinned: files written before budgets had a precision must still match their hash."""
+    study, trials, curves = hand_made(a=[[1.0, 0.5]])
+    evidence = Evidence.of(study, trials, curves)
+    assert evidence.digest == "da419c4b36a654fa5bf663f9af1c90ff1dbf1ba5047683e680f9d20322d0937f"
+    finer = replace(study, budget=replace(study.budget, precision="bfloat16"))
+    assert Evidence.of(finer, trials, curves).digest != evidence.digest
+
+
 def test_a_trial_outside_the_grid_is_left_out_and_counted(hand_made: Any) -> None:
     study, trials, curves = hand_made(a=[[1.0, 1.0]])
     stranger = replace(trials[0], id=99, point=Point("a", 12.5, 0.9, 0))

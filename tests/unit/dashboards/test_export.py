@@ -17,6 +17,7 @@ def test_every_picture_is_written_in_every_format(summary: Summary, tmp_path: Pa
     written = write_figures(summary, tmp_path / "figures")
     names = {path.stem for path in written if path.suffix in MAGIC}
     assert names == {
+        "basins",
         "surfaces",
         "lr_curves",
         "tolerance",

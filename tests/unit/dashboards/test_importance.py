@@ -39,11 +39,26 @@ def test_rules_have_no_part_in_it(hand_made: Any) -> None:
 
 def test_why_there_is_none_is_said(hand_made: Any, finished: Any) -> None:
     assert of(hand_made(a=FLAT, b=FLAT)).why == "every loss is the same"
-    gap = [[0.5, None, 1.5], [0.5, 1.0, 1.5]]
-    assert of(hand_made(a=TILTED, b=gap)).why == "not run: 1 of its 12 cells are missing"
+    gaps = [[0.5, None, 1.5], [None, 1.0, 1.5]]
+    assert of(hand_made(a=TILTED, b=gaps)).why == "not run: 2 of its 12 cells are missing"
     study, trials, curves = finished
     shorter = replace(study.arms[0], lr=Axis("lr", study.arms[0].lr.values[:5]))
     assert "different learning rates" in of((replace(study, arms=(shorter, *study.arms[1:])), trials, curves)).why
+
+
+def test_seeds_that_miss_a_cell_are_left_out_and_that_is_said(hand_made: Any) -> None:
+    whole, gap = (
+        [[0.5, 1.0, 1.5], [0.6, 1.1, 1.4], [0.4, 1.0, 1.2]],
+        [[0.9, None, 1.5], [0.7, 1.0, 1.3], [0.8, 1.3, 1.6]],
+    )
+    found = of(hand_made(a=whole, b=gap))
+    assert found.shares == of(hand_made(a=whole[1:], b=gap[1:])).shares
+    assert found.sentence.endswith("(over 2 of 3 seeds, the complete ones).")
+
+
+def test_one_seed_says_nothing_of_seeds(hand_made: Any) -> None:
+    found = of(hand_made(a=TILTED[:1], b=FLAT[:1]))
+    assert found.sentence.endswith("and nothing known of the seed, of which there is one.")
 
 
 def test_a_full_study_has_shares_that_sum_to_one(summary: Summary) -> None:
