@@ -90,5 +90,5 @@ def test_the_figure_for_a_paper_shows_the_same(hand_made: Any) -> None:
     assert (good.x[0], good.width[0]) == pytest.approx(((low + high) / 2, high - low))
     assert list(figure.layout.yaxis.ticktext) == [
         "poor<br><b>≥ 4.00 [4.00, 4.00] decades</b>",
-        "good<br><b>1.25 [1.25, 1.25] decades</b>",
+        "good<br><b>1.25 [1.25, 1.26] decades</b>",
     ]
