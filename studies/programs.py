@@ -254,11 +254,19 @@ def insert(graph: fx.Graph, before: fx.Node, target: Any, arguments: tuple[Any, 
 
 
 def turned(graph: fx.Graph, before: fx.Node, node: fx.Node) -> fx.Node:
-    """The node with its last two dimensions exchanged."""
+    """The node with its last two dimensions exchanged: computed like that, where that is as cheap."""
     if is_turn(node):
         source: fx.Node = operands(node)[0]
         return source
-    return insert(graph, before, aten.transpose.int, (node, held(node).ndim - 2, held(node).ndim - 1))
+    last = held(node).ndim - 1
+    if node.target is aten.full.default and len(node.users) == 1:
+        like = held(node).transpose(last - 1, last)
+        return insert(graph, before, aten.full.default, (list(like.shape), operands(node)[1]), **node.kwargs)
+    if node.target is aten.scatter_add.default and len(node.users) == 1 and operands(node)[1] == last:
+        zeros, _, index, values = operands(node)
+        zeros, index, values = (turned(graph, before, each) for each in (zeros, index, values))
+        return insert(graph, before, aten.scatter_add.default, (zeros, last - 1, index, values))
+    return insert(graph, before, aten.transpose.int, (node, last - 1, last))
 
 
 def is_turn(node: Any) -> bool:
