@@ -30,6 +30,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from storage.records import Precision
 from studies.batching import in_known_pieces
@@ -176,16 +177,24 @@ def traced(function: Callable[..., list[Tensor]], examples: Sequence[Tensor]) ->
         rewrite(module.graph)
     drop_unused(module.graph)
     module.graph.lint()
-    LayOut(module).run(*examples)
+    lay_out(module.graph)
     return Program(module.graph, module)
 
 
-class LayOut(fx.Interpreter):
-    """Notes for every node what it holds: the rewrites have moved things about."""
+def lay_out(graph: fx.Graph) -> None:
+    """Note what the nodes behind a rewrite hold now: perhaps the same, in another order in memory."""
+    moved = {node for node in graph.nodes if "inserted" in node.meta}
+    for node in graph.nodes:
+        if node.op == "call_function" and not moved.isdisjoint(node.all_input_nodes):
+            before, arguments, named = node.meta["val"], *fx.node.map_arg((node.args, node.kwargs), held)
+            node.meta["val"] = node.target(*arguments, **named)
+            if [each.stride() for each in tensors(before)] != [each.stride() for each in tensors(node.meta["val"])]:
+                moved.add(node)
 
-    def run_node(self, node: fx.Node) -> Any:
-        node.meta["val"] = result = super().run_node(node)
-        return result
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a value that may be one, several, or none."""
+    return [each for each in tree_leaves(value) if isinstance(each, Tensor)]
 
 
 # ---------------------------------------------------------------------------------------------------- tensor by tensor
@@ -249,7 +258,7 @@ def operands(node: fx.Node) -> tuple[Any, ...]:
 def insert(graph: fx.Graph, before: fx.Node, target: Any, arguments: tuple[Any, ...], **named: Any) -> fx.Node:
     with graph.inserting_before(before):
         node = graph.call_function(target, arguments, named)
-    node.meta["val"] = target(*fx.node.map_arg(arguments, held), **named)
+    node.meta |= {"val": target(*fx.node.map_arg(arguments, held), **named), "inserted": True}
     return node
 
 

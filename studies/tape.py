@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from studies.programs import LANES, Program, held
+from studies.programs import LANES, Program, held, tensors
 
 __all__ = ["Arena", "Call", "Tape", "bind"]
 
@@ -288,8 +288,7 @@ class Binding:
 
     def size(self, node: fx.Node) -> int:
         """Bytes of the node's value, or of all of them where there are several."""
-        values = [each for each in tree_leaves(node.meta["val"]) if isinstance(each, Tensor)]
-        return sum(prod(self.scaled(each.shape)) * each.element_size() for each in values)
+        return sum(prod(self.scaled(each.shape)) * each.element_size() for each in tensors(node.meta["val"]))
 
 
 # What operations do is read from their schemas.
@@ -402,8 +401,7 @@ def direct(operation: Any) -> Any:
 
 
 def device_of(node: fx.Node) -> str:
-    first = next(each for each in tree_leaves(node.meta["val"]) if isinstance(each, Tensor))
-    return first.device.type
+    return tensors(node.meta["val"])[0].device.type
 
 
 def is_late(arguments: Any) -> bool:
