@@ -21,7 +21,7 @@ from dashboards.across import (
     profile_info,
 )
 from dashboards.basins import basins_info
-from dashboards.claims import sentence
+from dashboards.claims import QUESTIONS, sentence
 from dashboards.paired import along_figure, along_info, forest_figure, forest_info
 from dashboards.report import CAPTIONS, NOTHING, Caption, render, winners, write_atomically
 from dashboards.summary import Summary, analyse
@@ -29,7 +29,7 @@ from dashboards.surfaces import surfaces_figure, surfaces_info
 
 __all__ = ["Comparison", "compare", "comparison_page", "write_comparison"]
 
-SPOKEN = ("basin", "largest_stable_lr", "best_loss")  # one sentence each; the rest is in the table
+SPOKEN = ("basin", *(name for name in QUESTIONS if name != "basin"))  # a sentence for each claim, the headline first
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,26 @@ class TestCap:
         if after.argmin() == before.argmin():  # else the basin is another one
             assert metrics.basin(after, X7, **level).width[0] <= metrics.basin(before, X7, **level).width[0] + 1e-12
 
+    @given(curves, st.integers(0, 6), st.integers(1, 7))
+    def test_nor_does_it_make_an_arm_look_easier_to_tune(self, curve: np.ndarray, where: int, tries: int) -> None:
+        worse = curve.copy()
+        worse[where] = NAN
+        before, after = metrics.cap(curve, 2.3), metrics.cap(worse, 2.3)
+        assert metrics.expected_best(after, tries) >= metrics.expected_best(before, tries) - 1e-12
+        assert metrics.interquartile_mean(2.3 - after) <= metrics.interquartile_mean(2.3 - before) + 1e-12
+        assert metrics.optimality_gap(2.3 - after, optimum=2.3) >= metrics.optimality_gap(2.3 - before, optimum=2.3)
+        if metrics.best(after) == metrics.best(before):  # else Wortsman's mean excess is over another best: his limit
+            less = metrics.learning_rate_sensitivity(before) - 1e-12
+            assert metrics.learning_rate_sensitivity(after) >= less
+
+    @given(arrays(bool, 7), st.integers(0, 6), st.integers(0, 6))
+    def test_nor_more_stable(self, diverged: np.ndarray, where: int, at: int) -> None:
+        more = diverged | (np.arange(7) == where)
+        before, after = (
+            np.nan_to_num(metrics.largest_stable_lr(each.astype(float), 10**X7, at=at)[0]) for each in (diverged, more)
+        )
+        assert after <= before
+
 
 class TestSeeds:
     def test_a_missing_cell_has_no_part_in_the_mean(self) -> None:
