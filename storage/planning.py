@@ -11,6 +11,7 @@ from .errors import StudyChanged
 from .records import Budget, Outcome, Point, Study
 from .session import Session
 from .statements import (
+    COUNT_ROWS_ANEW,
     FORGET_STUDY_SAYS,
     KEYS,
     LARGEST_ID,
@@ -35,6 +36,9 @@ __all__ = [
     "stored_study",
     "widen_space",
 ]
+
+
+MANY_CELLS = 500  # so many rows at once, and PostgreSQL sorts the whole queue for a claim until it has counted them
 
 
 def checked(study: Study, points: Iterable[Point]) -> dict[str, Point]:
@@ -129,10 +133,13 @@ def add_cells(
             "outcome": Outcome.WAITING.value,
         },
     )
+    if session.backend == "postgresql" and len(points) >= MANY_CELLS:
+        for table in COUNT_ROWS_ANEW:
+            session.tell(table)
 
 
 def _unused_ids(session: Session, n: int) -> list[int]:
-    """n trial ids, ascending: an id decides when its cell is claimed."""
+    """n trial ids, ascending as the numbers are."""
     if session.backend == "postgresql":
         return [trial_id for (trial_id,) in session.ask(NEXT_IDS, n=n)]
     ((largest,),) = session.ask(LARGEST_ID)

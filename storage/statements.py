@@ -84,6 +84,7 @@ WIDEN_SPACE = (
     )
     .values(distribution_json=sa.bindparam("distribution", type_=sa.Text))
 )
+COUNT_ROWS_ANEW = tuple(sa.text(f"ANALYZE {table.name}") for table in (cells, trials))
 NEXT_IDS = sa.text("SELECT nextval(pg_get_serial_sequence('trials', 'trial_id')) FROM generate_series(1, :n)")
 LARGEST_ID = sa.select(sa.func.coalesce(sa.func.max(trials.c.trial_id), 0))
 
@@ -112,7 +113,7 @@ WAITING = (  # cells that another claim has locked are passed over; none as long
         cells.c.losses.between(sa.bindparam("fewest", type_=sa.Integer), sa.bindparam("most", type_=sa.Integer)),
         ~sa.exists(sa.select(_SOME_EXPIRED.c.trial_id)),
     )
-    .order_by(cells.c.trial_id)
+    .order_by(cells.c.number)
     .limit(sa.bindparam("k", type_=sa.Integer))
     .with_for_update(skip_locked=True)
 )
@@ -148,7 +149,7 @@ def _claim(waiting: sa.Select[Any]) -> sa.Select[Any]:
     leased = sa.update(cells).where(cells.c.trial_id == sa.any_(ids)).values(_UNDER_LEASE).cte("leased")
     return (
         sa.select(*chosen.c, chosen.c.trial_id.in_(sa.select(started.c.trial_id)))
-        .order_by(chosen.c.trial_id)
+        .order_by(chosen.c.number)
         .add_cte(leased)
     )
 

@@ -240,8 +240,8 @@ curves = Table(
 CLAIMABLE = text("outcome IN ('waiting', 'lost')")
 LEASED = text("lease_until IS NOT NULL")
 for name, columns, where in (
-    ("adamom_cells_queue", (cells.c.study_id, cells.c.trial_id), CLAIMABLE),
-    ("adamom_cells_family_queue", (cells.c.study_id, cells.c.family, cells.c.trial_id), CLAIMABLE),
+    ("adamom_cells_queue", (cells.c.study_id, cells.c.number), CLAIMABLE),
+    ("adamom_cells_family_queue", (cells.c.study_id, cells.c.family, cells.c.number), CLAIMABLE),
     ("adamom_cells_leases", (cells.c.study_id, cells.c.lease_until), LEASED),
 ):
     Index(name, *columns, postgresql_where=where, sqlite_where=where)

@@ -18,16 +18,16 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("adamom_cells", sa.Column("losses", sa.Integer(), server_default="0", nullable=False))
-    # A lease ends for a finished cell as well, when Optuna has yet to be told.
-    leased = sa.text("lease_until IS NOT NULL")
-    op.drop_index("adamom_cells_leases", "adamom_cells")
-    op.create_index(
-        "adamom_cells_leases",
-        "adamom_cells",
-        ["study_id", "lease_until"],
-        postgresql_where=leased,
-        sqlite_where=leased,
-    )
+    # The queue is in the order of numbers, which no other index has: by id, PostgreSQL may prefer the primary key and
+    # pass over every finished cell. A finished cell is leased as well as long as Optuna has yet to be told.
+    claimable, leased = sa.text("outcome IN ('waiting', 'lost')"), sa.text("lease_until IS NOT NULL")
+    for name, columns, where in (
+        ("adamom_cells_queue", ["study_id", "number"], claimable),
+        ("adamom_cells_family_queue", ["study_id", "family", "number"], claimable),
+        ("adamom_cells_leases", ["study_id", "lease_until"], leased),
+    ):
+        op.drop_index(name, "adamom_cells")
+        op.create_index(name, "adamom_cells", columns, postgresql_where=where, sqlite_where=where)
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     for statement in SQLITE if on_sqlite else POSTGRESQL:
         op.execute(statement)
