@@ -4,6 +4,7 @@
     if (place.dataset.drawn) return;
     place.dataset.drawn = "yes";
     const { data, layout } = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+    if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger scrolls the page
     Plotly.newPlot(place, data, layout, {
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       toImageButtonOptions: { format: "svg", filename: place.id },

@@ -131,6 +131,16 @@ def test_the_first_picture_fits_a_phone(open_page: Opener, report: Path) -> None
         assert 300 < box["width"] <= 390 - 2 * box["x"] + 1
 
 
+def test_a_finger_scrolls_and_does_not_zoom(browser: Browser, report: Path) -> None:
+    context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.locator("#surfaces").scroll_into_view_if_needed()
+    page.locator("#surfaces .main-svg").first.wait_for()
+    assert page.evaluate("document.getElementById('surfaces').layout.dragmode") is False
+    context.close()
+
+
 def test_nothing_is_wider_than_a_narrow_screen(open_page: Opener, report: Path) -> None:
     page = open_page(report)
     page.set_viewport_size({"width": 420, "height": 900})
