@@ -161,7 +161,7 @@ class Binding:
                 source = source.all_input_nodes[0]
             if source.op != "call_function" or self.homes[source] is not source or source in taken:
                 continue
-            if not any_layout(source):
+            if not any_layout(source) or (apart(destination) and source.target is aten.bmm.default):
                 continue
             with suppress(RuntimeError):  # where the destination cannot be seen in that shape
                 yield source, destination.view(self.scaled(held(source).shape))
@@ -304,6 +304,13 @@ WRITE_ANYWHERE = {aten.bmm.default, aten.sum.dim_IntList, aten.mean.dim}
 
 def any_layout(node: fx.Node) -> bool:
     return node.target in WRITE_ANYWHERE or is_pointwise(node)
+
+
+def apart(tensor: Tensor) -> bool:
+    """Whether its lanes do not lie side by side in a CPU's memory. There, torch takes the products of many lanes one by
+    one; taken all at once and then copied, they are faster.
+    """
+    return tensor.is_cpu and not tensor.is_contiguous()
 
 
 def is_pointwise(node: fx.Node) -> bool:

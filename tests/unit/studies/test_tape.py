@@ -75,7 +75,7 @@ def test_tapes_that_share_an_arena_leave_each_others_results_alone(gradient: pro
     second, _ = bound(gradient, model, 2, arena)
     second.run()
     assert torch.equal(first.results[0], losses)
-    assert arena.bytes < 1.5 * before
+    assert arena.bytes < 2 * before
 
 
 def test_a_tape_outside_a_gpu_is_run_as_it_is(gradient: programs.Program, model: nn.Module):
