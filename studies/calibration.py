@@ -1,8 +1,8 @@
 """How many trials to train as one program: measured here and now, the plain loop included.
 
-The answer depends on the model and on the device: on a CPU a perceptron trains fastest a hundred at a time, a
-convolution alone; on a GPU nearly every small model likes company. So a few steps of each are timed, the widths growing
-while that pays.
+The answer depends on the model and on the device: on a CPU perceptrons train fastest as many at a time as a core's
+cache holds, recurrent models alone; on a GPU nearly every small model likes company. So a few steps of each are timed,
+the widths growing while that pays.
 """
 
 from __future__ import annotations

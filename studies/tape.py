@@ -169,11 +169,12 @@ class Binding:
 
     def place(self, node: fx.Node) -> Any:
         """The node's value. What is to be called to bring it about at every run is written down."""
+        constant = self.is_constant(node)
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self.constants)
         operation: Any = node.target
         arguments, named = self.scaled(node.args), self.scaled(node.kwargs)
-        if self.is_constant(node):
+        if constant:
             return operation(*arguments, **named)
         if is_view(node):
             return self.seen(node, operation, arguments, named)
@@ -195,8 +196,8 @@ class Binding:
 
     def is_constant(self, node: fx.Node) -> bool:
         """Whether the node has the same value at every run."""
-        constant = all(each.op == "get_attr" or each in self.constant for each in node.all_input_nodes)
-        if constant and self.homes[node] not in self.written and node not in self.wanted:
+        fixed = self.homes[node] not in self.written and node not in self.wanted
+        if fixed and self.constant.issuperset(node.all_input_nodes):
             self.constant.add(node)
         return node in self.constant
 
