@@ -32,6 +32,7 @@ STORE_VARIABLE = "ADAMOM_STORE"
 VERSION_TABLE = "adamom_version"
 OUR_SCHEMAS = ("0001", "0002", "0003")  # the revisions in migrations/versions, oldest first
 OPTUNA_SCHEMA = "v3.2.0.a"  # the revision in Optuna's own alembic_version
+OPTUNA_TABLES = 12  # what Optuna calls its tables of that revision in version_info
 SUPPORTED_POSTGRES = 150_000  # server_version_num of PostgreSQL 15.0
 
 BUSY_SECONDS = 30.0  # how long SQLite waits for another process's transaction
@@ -131,7 +132,7 @@ def _begin_sqlite(connection: Connection) -> None:
 def prepare(engine: Engine, revision: str = OUR_SCHEMAS[-1]) -> None:
     """Make or upgrade the schema, Optuna's tables first; many processes may do so at once, one does the work.
 
-    Raises StoreForeign when the tables there were made by a version we do not know.
+    Raises StoreForeign when the tables there were made by a version we do not know, or would be.
     """
     if schema(engine) == (OPTUNA_SCHEMA, revision):
         return
@@ -162,6 +163,11 @@ def _create_optuna(connection: Connection) -> None:
     import optuna
     from optuna.storages._rdb import models
 
+    if models.SCHEMA_VERSION != OPTUNA_TABLES:
+        raise StoreForeign(
+            f"Optuna {optuna.__version__} makes tables of version {models.SCHEMA_VERSION}; this adamom knows "
+            f"{OPTUNA_TABLES}, those of Optuna 5.0. Try: pip install 'optuna~=5.0.0'"
+        )
     models.BaseModel.metadata.create_all(connection)
     connection.execute(
         sa.insert(models.VersionInfoModel.__table__).values(

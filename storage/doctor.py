@@ -15,7 +15,7 @@ from .store import Store
 
 __all__ = ["Check", "doctor"]
 
-SUPPORTED_OPTUNA = "5.0"
+SUPPORTED_OPTUNA = "5.0"  # the minor version that pyproject.toml pins and every test runs with
 ENOUGH_BYTES = 2**30  # room for some 100,000 trials with their curves
 
 
@@ -42,7 +42,7 @@ def doctor(url: str | None = None) -> tuple[Check, ...]:
 
 def _checks(url: str | None) -> Iterator[Check]:
     installed = version("optuna")
-    known = installed.startswith(SUPPORTED_OPTUNA)
+    known = installed.split(".")[:2] == SUPPORTED_OPTUNA.split(".")
     yield Check("optuna", installed, known, "" if known else f"Try: pip install 'optuna~={SUPPORTED_OPTUNA}.0'")
     try:
         with Store.open(url, create=False) as store:

@@ -57,6 +57,14 @@ class TestCreating:
         optuna.storages.RDBStorage(theirs)
         assert described(empty_url) == described(theirs)
 
+    def test_an_optuna_that_makes_other_tables_makes_none(
+        self, empty_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("optuna.storages._rdb.models.SCHEMA_VERSION", 13)
+        with pytest.raises(StoreForeign, match=r"makes tables of version 13; this adamom knows 12.*optuna~=5\.0\.0"):
+            Store.open(empty_url)
+        assert sa.inspect(connect(parse(empty_url))).get_table_names() == []
+
     def test_the_migrations_make_what_the_tables_say(self, store: Store) -> None:
         inspector = sa.inspect(store._engine)
         for table in our_tables.sorted_tables:

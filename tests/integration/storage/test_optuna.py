@@ -161,7 +161,7 @@ class TestReading:
         store.plan(study, grid(study))
         said = loaded(store_url).user_attrs
         assert (said["question"], said["workload"], said["seeds"]) == (study.question, "digits", [0, 1])
-        assert said["budget"] == {"steps": 40, "evaluations": 20, "batch_size": 64}
+        assert said["budget"] == {"steps": 40, "evaluations": 20, "batch_size": 64, "precision": "float32"}
         assert [arm["name"] for arm in said["arms"]] == ["sgd-0.9", "sgd-adaptive", "adam-0.9"]
         assert said["study_file"] == study.text
 
