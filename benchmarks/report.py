@@ -35,7 +35,7 @@ from tests import synthetic
 Row = dict[str, Any]
 REPEATS = 5
 RESAMPLES = 2000
-SETTLED_SECONDS = 4.0  # by then the slower of both pages has drawn all that is in sight
+SETTLED_SECONDS = 3.0  # by then the slower of both pages has drawn all that is in sight
 WATCH = """
   const stands = (name) => requestAnimationFrame(() => setTimeout(() => performance.mark(name)));  // after the paint
   const wanted = { picture: "figure svg.track, .main-svg", plotly: ".main-svg" };
