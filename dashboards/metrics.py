@@ -51,7 +51,7 @@ __all__ = [
     "wilson",
 ]
 
-VERSION = 1  # changes whenever a number in this file could, so that an old report.json says what computed it
+VERSION = 2  # changes whenever a number in this file could, so that an old report.json says what computed it
 
 Floats = NDArray[np.float64]
 Z95 = 1.959963984540054  # two-sided 95 % of a normal variable
@@ -226,17 +226,18 @@ def largest_stable_lr(diverged: ArrayLike, lrs: ArrayLike, *, at: ArrayLike, sha
     """The largest learning rate reached from the best one, going up, before more than `share` of the runs diverge.
 
     diverged: array of shape (..., points), the share of seeds diverged. at: index of the best learning rate, of the
-    leading shape; starting there keeps a lone survivor beyond the frontier from moving it. nan if that one diverges.
+    leading shape; starting there keeps a lone survivor beyond the frontier from moving it. Where more than `share`
+    diverge at the best one itself, the next below it that is stable; nan if none is.
     It has to be measured: the bound 2 (1 + beta) / lambda_max of a quadratic does not hold for minibatch SGD.
     """
     diverged, lrs = np.atleast_2d(np.asarray(diverged, dtype=float)), np.asarray(lrs, dtype=float)
-    start = np.broadcast_to(np.asarray(at, dtype=int), len(diverged))
-    points = np.arange(len(lrs))
-    ran = np.isfinite(diverged) & (points >= start[:, None])
-    beyond = ran & (diverged > share)
+    best = np.broadcast_to(np.asarray(at, dtype=int), len(diverged))[:, None]
+    points, stable = np.arange(len(lrs)), diverged <= share  # False for nan, a point that has not been run
+    start = np.where(stable & (points <= best), points, -1).max(axis=-1)
+    beyond = (diverged > share) & (points > start[:, None])
     first = np.where(beyond.any(axis=-1), beyond.argmax(axis=-1), len(lrs))
-    stable = ran & (points < first[:, None])
-    return np.where(stable.any(axis=-1), lrs[len(lrs) - 1 - stable[:, ::-1].argmax(axis=-1)], np.nan)
+    last = np.where(stable & (points < first[:, None]), points, -1).max(axis=-1)
+    return np.where(start >= 0, lrs[last], np.nan)
 
 
 def frontier(diverged: ArrayLike, x: ArrayLike, *, at: int, level: float = 0.5) -> float:

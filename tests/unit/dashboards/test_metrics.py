@@ -194,8 +194,16 @@ class TestStability:
     def test_noise_below_the_best_does_not_matter(self) -> None:
         assert metrics.largest_stable_lr([1, 0, 0, 0, 1], self.LRS, at=2).item() == pytest.approx(1.0)
 
-    def test_none_when_the_best_itself_diverges(self) -> None:
-        assert np.isnan(metrics.largest_stable_lr([0, 1, 1, 1, 1], self.LRS, at=1)).item()
+    def test_where_the_best_itself_diverges_the_next_stable_one_below(self) -> None:
+        assert metrics.largest_stable_lr([0, 0, 0.5, 1, 0], self.LRS, at=2).item() == pytest.approx(0.01)
+        assert metrics.largest_stable_lr([0, 0, 0.5, 1, 0], self.LRS, at=2, share=0.5).item() == pytest.approx(0.1)
+
+    def test_none_when_nothing_up_to_the_best_is_stable(self) -> None:
+        assert np.isnan(metrics.largest_stable_lr([1, 1, 1, 0, 1], self.LRS, at=1)).item()
+
+    def test_points_that_were_not_run_are_passed_over(self) -> None:
+        assert metrics.largest_stable_lr([0, 0, NAN, 0, NAN], self.LRS, at=1).item() == pytest.approx(1.0)
+        assert metrics.largest_stable_lr([0, NAN, 1, 0, 0], self.LRS, at=0).item() == pytest.approx(0.001)
 
     def test_the_half_contour_lies_where_the_share_crosses_it(self) -> None:
         assert metrics.frontier([0, 0, 0, 1, 1], DECADES, at=0) == pytest.approx(-0.5)
