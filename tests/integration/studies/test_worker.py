@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,6 +150,37 @@ def test_a_trial_that_another_worker_has_taken_over_is_let_go(store: Store, capl
     assert worker.held == {}
     assert "lost the lease" in caplog.text
     assert store.counts("study").running == 1, "the other worker still has it"
+
+
+def test_a_full_disk_ends_a_worker_with_one_line_and_loses_nothing_recorded(tmp_path: Path) -> None:
+    """No file may grow any more: what a full disk is to a process that writes one."""
+    file = tmp_path / "adamom.db"
+    url = f"sqlite:///{file}"
+    with Store.open(url) as store:
+        study = planned(store, text=TEXT.replace("seeds = 2", "seeds = 20"))
+    limit = file.stat().st_size + 2**16
+    words = [sys.executable, "-m", "cli", "work", "study", "--store", url, "--lanes", "1", "--device", "cpu"]
+    full = subprocess.run(
+        words,
+        cwd=Path(__file__).parents[3],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert full.returncode == 2
+    assert full.stderr.count("\n") == 1, full.stderr
+    assert f"Make room where {file} lives; everything recorded so far is safe." in full.stderr
+    with Store.open(url) as store:
+        before = {trial.number: repr(trial.result) for trial in store.trials("study") if trial.result}
+        assert 0 < len(before) < 10 * CELLS
+        (holder,) = store.holders("study")
+        store.bury("study", holder)
+        Worker(store, study, CPU, lanes=32).work()
+        after = {trial.number: repr(trial.result) for trial in store.trials("study")}
+        assert len(after) == 10 * CELLS
+        assert {number: after[number] for number in before} == before
 
 
 def test_a_worker_learns_of_arms_that_were_added_while_it_worked(store: Store) -> None:
