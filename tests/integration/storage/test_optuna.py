@@ -211,8 +211,19 @@ class TestReading:
         agree(WAITING=15, FAIL=1, COMPLETE=2)
         store.retry("digits", [Outcome.FAILED])
         agree(WAITING=16, COMPLETE=2)
+        (trial,), lost = store.exchange("digits", 1, worker="me", ended=[(trials[5], CONVERGED)])
+        assert lost == (trials[5],)
+        agree(WAITING=15, RUNNING=1, COMPLETE=2)
+        assert store.deliver([(trial, curve([2, 4]))], [(trial, PRUNED)]) == ()
+        agree(WAITING=15, PRUNED=1, COMPLETE=2)
+        store.retry("digits", [Outcome.PRUNED])
+        agree(WAITING=16, COMPLETE=2)
         assert {trial.number for trial in loaded(store_url).trials if trial.intermediate_values} == {3, 4}
         assert {trial.number for trial in loaded(store_url).trials if trial.user_attrs} == {3, 4}
+        while store.counts("digits").failed == 0:
+            assert store.claim("digits", 1, worker="dead", families=["adam"])
+            store.bury("digits", "dead")
+        agree(WAITING=15, FAIL=1, COMPLETE=2)
 
     def test_a_study_deleted_by_optuna_takes_its_cells_with_it(
         self, store: Store, store_url: str, study: Study, every_ending: tuple[Trial, ...]
