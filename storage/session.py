@@ -49,10 +49,13 @@ class Session:
         binary = {"binary": True} if self.backend == "postgresql" else {}
         cursor = self._driver.execute(*self._prepared(statement, given), **binary)
 
+        if self._pipeline is None:
+            found = list(cursor.fetchall())  # now: what is written next must not be seen
+            return lambda: found
+
         def answer() -> list[tuple[Any, ...]]:
-            if self._pipeline is not None:
-                # Without a sync the server waits for more, and never notices that we froze with its rows locked.
-                self._pipeline.sync()
+            # Without a sync the server waits for more, and never notices that we froze with its rows locked.
+            self._pipeline.sync()
             return list(cursor.fetchall())
 
         return answer

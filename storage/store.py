@@ -252,16 +252,26 @@ class Store:
         """`deliver` and `claim` in one transaction: what was claimed, and the trials whose lease was lost."""
         with self._writing() as session:
             delivered = self._deliver(session, measured, ended)
-            claimed = self._claim(session, name, k, None, worker=worker, seconds=lease_seconds)
-            return claimed, delivered()
+            lease: dict[str, Any] = {"worker": worker, "seconds": lease_seconds}
+            study_id = self._study_ids.get(name) or self._study_id(session, name)
+            taken = working.take(session, study_id, k, None, suspect=False, **lease)
+            lost = delivered()  # before anything is swept up: an expired lease that nobody has swept is still ours
+            return self._claim(session, name, k, None, taken, **lease), lost
 
     def _claim(
-        self, session: Session, name: str, k: int, families: Collection[str] | None, **lease: Any
+        self,
+        session: Session,
+        name: str,
+        k: int,
+        families: Collection[str] | None,
+        taken: Sequence[tuple[Any, ...]] = (),
+        **lease: Any,
     ) -> tuple[Trial, ...]:
+        """taken: what a first `working.take` has found."""
         study_id = self._study_ids.get(name) or self._study_id(session, name)
         suspect = False
         while True:
-            taken = working.take(session, study_id, k, families, suspect=suspect, **lease)
+            taken = taken or working.take(session, study_id, k, families, suspect=suspect, **lease)
             if back := [row[0] for *row, started in taken if not started]:
                 working.yield_to_optuna(session, back)
             if ours := [row for *row, started in taken if started]:
@@ -272,6 +282,7 @@ class Store:
                 break
             elif not taken:
                 suspect, k = True, min(k, 1)
+            taken = ()
         self._study_id(session, name)  # is it still there?
         return ()
 

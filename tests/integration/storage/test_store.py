@@ -394,6 +394,17 @@ class TestDeliver:
         assert store.counts("digits") == Counts(waiting=14, running=3, converged=1)
         assert store.curves("digits") == {claimed[0].id: curve([2])}
 
+    def test_an_expired_lease_that_nobody_has_swept_up_is_delivered_before_the_next_claim(
+        self, store: Store, study: Study, points: tuple[Point, ...]
+    ) -> None:
+        store.plan(study, points)
+        mine, others = claim(store, 2), claim(store, 1, worker="dead")
+        expire(store, [*mine, *others])
+        claimed, lost = store.exchange("digits", 3, worker="me", ended=[(trial, CONVERGED) for trial in mine])
+        assert lost == ()
+        assert [(trial.point, trial.attempt) for trial in claimed] == [(points[2], 2), (points[3], 1), (points[4], 1)]
+        assert store.counts("digits") == Counts(waiting=13, running=3, converged=2)
+
     def test_what_is_lost_while_it_is_exchanged_is_claimed_again_with_a_new_attempt(
         self, store: Store, study: Study, points: tuple[Point, ...]
     ) -> None:
