@@ -23,7 +23,7 @@ __all__ = ["Crew", "Job", "devices", "inventory", "work"]
 
 log = logging.getLogger(__name__)
 
-RESTARTS = 3  # per worker: a machine that kills its processes again and again needs a person
+RESTARTS = 5  # per worker: a machine that kills its processes again and again needs a person
 
 
 def devices(wanted: str, workers: int | None) -> list[torch.device]:
