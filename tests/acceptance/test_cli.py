@@ -142,7 +142,8 @@ def test_report_json_agrees_with_what_optuna_reads(finished: Path) -> None:
         share = sum(trial.user_attrs["outcome"] == "diverged" for trial in trials) / len(trials)
         found = {name: estimate["value"] for name, estimate in reported[arm]["metrics"].items()}
         best = min(curve, key=lambda lr: curve[lr])
-        stable = [lr for lr in curve if lr >= best and not any(best < bad <= lr for bad in diverged)]
+        start = max(lr for lr in curve if lr <= best and lr not in diverged)
+        stable = [lr for lr in curve if lr >= start and not any(start < bad <= lr for bad in diverged)]
         assert reported[arm]["best_lr"] == best
         assert found["best_loss"] == pytest.approx(curve[best], rel=1e-5)
         assert found["sensitivity"] == pytest.approx(statistics.mean(curve.values()) - curve[best], rel=1e-5)
