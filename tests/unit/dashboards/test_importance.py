@@ -39,8 +39,8 @@ def test_rules_have_no_part_in_it(hand_made: Any) -> None:
 
 def test_why_there_is_none_is_said(hand_made: Any, finished: Any) -> None:
     assert of(hand_made(a=FLAT, b=FLAT)).why == "every loss is the same"
-    gaps = [[0.5, None, 1.5], [None, 1.0, 1.5]]
-    assert of(hand_made(a=TILTED, b=gaps)).why == "not run: 2 of its 12 cells are missing"
+    gaps = [[0.5, None, 1.5], [None, None, 1.5]]
+    assert of(hand_made(a=TILTED, b=gaps)).why == "not run: 3 of its 12 cells are missing"
     study, trials, curves = finished
     shorter = replace(study.arms[0], lr=Axis("lr", study.arms[0].lr.values[:5]))
     assert "different learning rates" in of((replace(study, arms=(shorter, *study.arms[1:])), trials, curves)).why
@@ -65,3 +65,16 @@ def test_a_full_study_has_shares_that_sum_to_one(summary: Summary) -> None:
     for found in summary.importances:
         assert found.shares is not None
         assert sum(found.shares) == pytest.approx(1)
+
+
+def test_where_no_seed_is_complete_optuna_estimates_and_is_named(hand_made: Any) -> None:
+    tilted = [[0.01, 0.5, 1.0, 1.5], [0.02, 0.5, 1.1, 1.4]]
+    gaps = [[0.01, None, 1.0, 1.5], [0.02, 0.5, None, 1.4]]
+    found, again = (of(hand_made(a=tilted, b=gaps)) for _ in range(2))
+    assert found == again
+    assert found.shares.lr > 0.8 > found.shares.momentum + found.shares.seed
+    assert found.as_dict()["evaluator"] == "FanovaImportanceEvaluator"
+    assert found.as_dict()["shares"]["interaction"] is None
+    assert found.sentence.endswith(
+        "(Optuna's FanovaImportanceEvaluator over 14 of its 16 cells, on the logarithm of the learning rate)."
+    )
