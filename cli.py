@@ -256,7 +256,7 @@ def retry(
     oom: Annotated[bool, typer.Option("--oom", help="Cells that did not fit on the device.")] = False,
     pruned: Annotated[bool, typer.Option("--pruned", help="Cells that were stopped early.")] = False,
     lost: Annotated[
-        bool, typer.Option("--lost", help="Cells whose worker is silent; claims do so by themselves.")
+        bool, typer.Option("--lost", help="Cells whose worker is silent, and those that cost five workers their lives.")
     ] = False,
 ) -> None:
     """Queue finished cells again, by outcome; failed ones if nothing is said.

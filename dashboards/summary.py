@@ -142,7 +142,7 @@ class Summary:
 
     @cached_property
     def importances(self) -> tuple[Importance, ...]:
-        """What each family's loss depends on, by exact analysis of variance."""
+        """What each family's loss depends on: its shares of variance."""
         return importances(self.evidence)
 
     @cached_property

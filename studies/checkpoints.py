@@ -14,7 +14,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,20 +72,25 @@ class Checkpoints:
         except OSError as error:
             log.warning("no checkpoint in %s (%s): a trial that is interrupted starts anew", self.folder, error)
 
-    def load(self, study: Study, point: Point, engine: str, device: torch.device) -> State | None:
-        """Where this trial stood when such an engine last saved it; None if it must start from the beginning."""
+    def load(self, study: Study, point: Point, engine: str, device: torch.device, holds: Iterable[str]) -> State | None:
+        """Where this trial stood when such an engine last saved it; None if it must start from the beginning.
+
+        holds: what the engine needs of its state.
+        """
         path = self.path(study, point)
         if not path.exists():
             return None
         try:
             state: State | object = torch.load(path, map_location=device, weights_only=True)
         except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            log.warning("%s cannot be read (%s): starting anew", path, error)
+            log.warning("%s cannot be read (%s): starting anew", path, str(error).splitlines()[0])
             return None
-        if not isinstance(state, dict):
+        if isinstance(state, dict) and (state.get("format"), state.get("engine")) != (FORMAT, engine):
+            return None
+        if not isinstance(state, dict) or not {"step", "curve", *holds} <= state.keys():
             log.warning("%s holds no checkpoint: starting anew", path)
             return None
-        return state if (state.get("format"), state.get("engine")) == (FORMAT, engine) else None
+        return state
 
     def drop(self, study: Study, point: Point) -> None:
         """The trial has ended: nobody needs its file any more."""

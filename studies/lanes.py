@@ -33,6 +33,7 @@ from studies.workloads.workload import Workload
 __all__ = ["Pack", "train"]
 
 ENGINE = "lanes 2"  # whose checkpoints are whose: a plain loop rounds differently
+SAVED = ("weights", "buffers", "optimizer")
 
 
 def train(
@@ -42,7 +43,7 @@ def train(
 
     Trials that were interrupted go on from their checkpoints, those that stand at the same step together.
     """
-    found = ((trial.id, checkpoints.load(study, trial.point, ENGINE, device)) for trial in trials if checkpoints)
+    found = ((trial.id, checkpoints.load(study, trial.point, ENGINE, device, SAVED)) for trial in trials if checkpoints)
     states = {trial_id: state for trial_id, state in found if state}
     stands = {trial.id: int(states[trial.id]["step"]) if trial.id in states else 0 for trial in trials}
     for step in sorted(set(stands.values())):

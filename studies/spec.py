@@ -28,7 +28,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from storage.records import Arm, Axis, Budget, Precision, Study
 from studies import arms, catalog, workloads
@@ -39,9 +39,20 @@ __all__ = ["StudyFileError", "load", "parse"]
 DIGITS_OF_A_RATE = 6  # enough to tell grid points apart, few enough to print and to compare exactly
 
 Name = Annotated[str, Field(min_length=1, max_length=120)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def computable(rate: float) -> float:
+    """The rate, if float32 can compute with it."""
+    if not 1e-30 <= rate <= 1e30:
+        raise ValueError(f"a learning rate lies between 1e-30 and 1e+30, got {rate:g}")
+    return rate
+
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(computable)]
 LARGEST = 2**31 - 1  # what the columns of the store hold
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Many = Annotated[int, Field(ge=1, le=100_000)]  # seeds, or points of an axis
+CELLS = 10_000_000  # of a grid, at most: that many are planned in a quarter of an hour
 Seed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 
 
@@ -52,7 +63,7 @@ class _Table(BaseModel):
 class _Lr(_Table):
     low: Rate | None = None
     high: Rate | None = None
-    points: Count | None = None
+    points: Many | None = None
     values: Annotated[list[Rate], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
@@ -120,7 +131,7 @@ class _File(_Table):
     name: Name | None = None
     question: Name
     workload: str
-    seeds: Count | Annotated[list[Seed], Field(min_length=1)]
+    seeds: Many | Annotated[list[Seed], Field(min_length=1)]
     budget: _Budget
     lr: _Lr
     arms: Annotated[dict[str, _Arms], Field(min_length=1)]
@@ -163,6 +174,7 @@ def parse(text: str, where: str, name: str) -> Study:
             seeds=tuple(range(file.seeds)) if isinstance(file.seeds, int) else tuple(file.seeds),
             text=text,
         )
+        check_size(study)
         check_batch(study)
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{where}: not valid TOML: {error}.") from None
@@ -171,6 +183,13 @@ def parse(text: str, where: str, name: str) -> Study:
     except ValueError as error:
         raise StudyFileError(f"{where}{', ' if str(error).startswith('[') else ': '}{error}") from None
     return study
+
+
+def check_size(study: Study) -> None:
+    """Raise ValueError when nobody could mean that many cells."""
+    cells = len(study.seeds) * sum(len(arm.lr.values) for arm in study.arms)
+    if cells > CELLS:
+        raise ValueError(f"the grid has {cells:,} cells, more than {CELLS:,}: fewer seeds, arms or learning rates")
 
 
 def check_batch(study: Study) -> None:

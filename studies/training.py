@@ -25,6 +25,7 @@ Event = Curve | Result | None
 """What a trial has to say: an evaluation, its end, or only that it is still alive."""
 
 ENGINE = "loop"  # whose checkpoints are whose: lanes round differently
+SAVED = ("model", "optimizer", "random")
 EVALUATION_BATCH = 256  # validation examples per forward pass, at most: of many lanes, more fall out of the cache
 
 
@@ -45,7 +46,7 @@ def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpo
     multiply_in(budget.precision, device)
     torch.manual_seed(point.seed)  # for a model that draws random numbers as it trains, other than by nn.Dropout
 
-    state = checkpoints.load(study, point, ENGINE, device) if checkpoints else None
+    state = checkpoints.load(study, point, ENGINE, device, SAVED) if checkpoints else None
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -49,7 +49,10 @@ def name_of(study: str) -> str:
         return study
     path, text = read(study)
     try:
-        return str(tomllib.loads(text).get("name", path.stem))
+        name = tomllib.loads(text).get("name", path.stem)
+        if isinstance(name, str):
+            return name
+        raise StudyFileError(f"{path}, name: input should be a valid string, got {name!r}")
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{path}: not valid TOML: {error}.") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +146,20 @@ def test_a_damaged_file_is_said_and_the_trial_starts_anew(tmp_path: Path, caplog
     file.write_bytes(file.read_bytes()[:100])
     assert ended(alone(trials, study, Checkpoints(tmp_path))) == ended(alone(trials, study, None))
     assert "starting anew" in caplog.text
+
+
+@pytest.mark.parametrize("engine", [alone, in_lanes], ids=["loop", "lanes"])
+def test_a_file_that_lacks_what_a_trial_needs_costs_no_trial(
+    engine: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = study_of("digits")
+    trials = trials_of(study)[:1]
+    interrupted(engine, trials, study, tmp_path, at=3)
+    (file,) = tmp_path.iterdir()
+    whole = torch.load(file, weights_only=True)
+    torch.save({name: whole[name] for name in ("format", "engine", "step")}, file)
+    assert ended(engine(trials, study, Checkpoints(tmp_path))) == ended(engine(trials, study, None))
+    assert "holds no checkpoint" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_stops_nothing(
