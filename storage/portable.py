@@ -82,7 +82,9 @@ def import_study(store: Store, path: str | Path) -> Imported:
     try:
         study, cells = read(Path(path))
         brought = [_trial(cell) for cell in cells]
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except OSError as error:
+        raise BadExport(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise BadExport(f"{path} holds no exported study: {error!r}. Try: adamom export STUDY --to {path}") from error
     planned = store.plan(study, [trial.point for trial, _, _ in brought])
     finished = [each for each in brought if each[0].outcome.finished]
@@ -148,17 +150,17 @@ def _study(text: str | bytes) -> Study:
 
 def _write_json(path: Path, study: Study, cells: Sequence[Cell]) -> None:
     worded = [{name: _worded(value) for name, value in cell.items()} for cell in cells]
-    path.write_text(json.dumps({**json.loads(_study_json(study)), "cells": worded}, allow_nan=False))
+    path.write_text(json.dumps({**json.loads(_study_json(study)), "cells": worded}, allow_nan=False), encoding="utf-8")
 
 
 def _read_json(path: Path) -> tuple[Study, Iterable[Cell]]:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     cells = json.loads(text)["cells"]
     return _study(text), [{name: _typed(name, cell[name]) for name in CELL} for cell in cells]
 
 
 def _write_csv(path: Path, study: Study, cells: Sequence[Cell]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*CELL, "study"])
         writer.writeheader()
         for number, cell in enumerate(cells):
@@ -167,10 +169,12 @@ def _write_csv(path: Path, study: Study, cells: Sequence[Cell]) -> None:
 
 
 def _read_csv(path: Path) -> tuple[Study, Iterable[Cell]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         raise ValueError("no cells")
+    if any(None in row.values() for row in rows):
+        raise ValueError("a row that is cut off")
     return _study(rows[0]["study"]), [
         {name: _typed(name, _from_text(name, row[name])) for name in CELL} for row in rows
     ]
