@@ -67,7 +67,7 @@ class Sums:
         values = stack([value for _, value in self.found[name]])
         if not self.over.each:
             return values.sum(dim=0)
-        if len(set(indices)) == len(indices):
+        if indices == list(range(len(indices))):
             return values
         place = torch.tensor(indices, device=values.device)
         return values.new_zeros(max(indices) + 1, *values.shape[1:]).index_add(0, place, values)
@@ -89,9 +89,14 @@ def products(xs: Tensors, ys: Tensors | None, over: Reduction) -> list[Tensor]:
         return list(gathered(stack([(x.to(dtype) * y.to(dtype)).sum() for x, y in pairs])).unbind())
     if not over.each:
         xs, ys = flat(xs), None if ys is None else flat(ys)
-    rows = [x.reshape(-1).to(dtype) for x in xs]
-    columns = rows if ys is None else [y.reshape(-1).to(dtype) for y in ys]
+    rows = [row(x, dtype) for x in xs]
+    columns = rows if ys is None else [row(y, dtype) for y in ys]
     return list(map(torch.dot, rows, columns))
+
+
+def row(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as one vector of that precision."""
+    return x if x.ndim == 1 and x.dtype == dtype else x.reshape(-1).to(dtype)
 
 
 def by_lane(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """Cutting a step into parts that stay in cache while one operation after another passes over them.
 
 A step of a large model is bound by memory: every operation of a foreach call reads all tensors again. On a CPU it is
-therefore walked in parts: small tensors several at a time, large ones in pieces. Elsewhere, and for lanes, whose sums
+therefore walked in parts: small tensors many at a time, large ones in pieces. Elsewhere, and for lanes, whose sums
 must not depend on how many there are, the whole is one part.
 """
 
@@ -16,8 +16,9 @@ from .arithmetic import Tensors, sharded
 
 __all__ = ["Part", "cut", "piece"]
 
-# Numbers per thread. Four float32 pieces fill a core's second-level cache; smaller ones cost more calls than time.
-PIECE = 1 << 17
+# Numbers per thread, two megabytes of float32. The two to four tensors that a chain of operations passes over stay in a
+# core's share of the caches; smaller pieces cost more in calls, and in threads that wait for each other, than they save.
+PIECE = 1 << 19
 # Numbers on which torch's loops use one thread: small tensors are not worth that one waits for another.
 SERIAL = 1 << 15
 
@@ -29,6 +30,7 @@ class Part:
     indices: which tensors of the group these are, or are pieces of.
     params, grads, velocity, second, largest: the parameters, their gradients, and the moments of SGD or Adam.
     previous, change, path: what is remembered of the step before (see `adamom.measuring.Memory`).
+    flat: this is one large tensor on a CPU, or a piece of one, with its numbers in a row.
     """
 
     indices: Sequence[int]
@@ -40,35 +42,38 @@ class Part:
     previous: Tensors = field(default_factory=list)
     change: Tensors = field(default_factory=list)
     path: Tensors = field(default_factory=list)
+    flat: bool = False
 
 
-LISTS = [each.name for each in fields(Part)][1:]
+LISTS = [each.name for each in fields(Part) if each.name not in ("indices", "flat")]
 
 
 def cut(whole: Part, one_by_one: bool = False) -> Iterator[Part]:
-    """The parts of a whole, in the order of its tensors; the pieces are views. one_by_one: no two tensors together."""
+    """The parts of a whole, in no particular order; pieces of a tensor are views of it.
+
+    one_by_one: no two tensors together.
+    """
     if one_by_one:
-        yield from (some(whole, i, i + 1) for i in range(len(whole.params)))
+        yield from (some(whole, [i]) for i in range(len(whole.params)))
         return
     if torch.compiler.is_compiling() or not whole.params[0].is_cpu or sharded(whole.params[0]):
         yield whole
         return
-    sizes = [param.numel() for param in whole.params]
     limit = piece()
-    if sum(sizes) <= min(limit, SERIAL):
-        yield whole
-        return
-    first, together = 0, 0
-    for i, size in enumerate(sizes):
-        if together and together + size > min(limit, SERIAL):
-            yield some(whole, first, i)
-            first, together = i, 0
+    little = min(limit, SERIAL)
+    small, together = list[int](), 0
+    for i, param in enumerate(whole.params):
+        size = param.numel()
+        if size > little:
+            yield from pieces(whole, i, limit) if contiguous(whole, i) else [some(whole, [i])]
+            continue
+        if together + size > little:
+            yield some(whole, small)
+            small, together = [], 0
+        small.append(i)
         together += size
-        if size > limit and contiguous(whole, i):
-            yield from pieces(whole, i)
-            first, together = i + 1, 0
-    if together:
-        yield some(whole, first, len(sizes))
+    if small:
+        yield some(whole, small)
 
 
 def piece() -> int:
@@ -76,17 +81,26 @@ def piece() -> int:
     return PIECE * torch.get_num_threads()
 
 
-def some(whole: Part, first: int, last: int) -> Part:
-    return Part(whole.indices[first:last], *(getattr(whole, name)[first:last] for name in LISTS))
+def some(whole: Part, chosen: Sequence[int]) -> Part:
+    """The tensors in these places of the whole."""
+    lists = ([tensors[i] for i in chosen] if tensors else [] for tensors in lists_of(whole))
+    return Part([whole.indices[i] for i in chosen], *lists)
 
 
-def pieces(whole: Part, i: int) -> Iterator[Part]:
+def pieces(whole: Part, i: int, size: int) -> Iterator[Part]:
     """One large tensor, a piece at a time."""
-    lists = [getattr(whole, name) for name in LISTS]
-    cuts = [tensors[i].view(-1).split(piece()) if tensors else () for tensors in lists]
-    for k in range(len(cuts[0])):
-        yield Part(whole.indices[i : i + 1], *([pieces_of[k]] if pieces_of else [] for pieces_of in cuts))
+    rows = [[tensors[i].view(-1)] if tensors else [] for tensors in lists_of(whole)]
+    count = whole.params[i].numel()
+    if count <= size:
+        yield Part([whole.indices[i]], *rows, flat=True)
+        return
+    for start in range(0, count, size):
+        yield Part([whole.indices[i]], *([row[start : start + size] for row in each] for each in rows), flat=True)
 
 
 def contiguous(whole: Part, i: int) -> bool:
-    return all(getattr(whole, name)[i].is_contiguous() for name in LISTS if getattr(whole, name))
+    return all(tensors[i].is_contiguous() for tensors in lists_of(whole) if tensors)
+
+
+def lists_of(whole: Part) -> list[Tensors]:
+    return [getattr(whole, name) for name in LISTS]

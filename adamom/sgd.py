@@ -99,7 +99,12 @@ def measure(rule: Rule, group: Group, parts: Sequence[Part], over: Reduction) ->
 def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over: Reduction) -> None:
     """Take the step with this beta, and remember how far it went."""
     sums = Sums(over)
-    for part in parts:
+    number = plain_number(rule, group, parts, beta)
+    for part in reversed(parts):  # what was measured last is still in the cache
+        if number and part.flat:
+            heavy_ball_(group, part, number)
+            follow_(rule, part, part.velocity, group.lr, sums)
+            continue
         grads = penalised(part, group.weight_decay, group.maximize)
         if group.fused:
             sums.add_value("way", fused().heavy_ball_(part.params, grads, part.velocity, beta, group.lr))
@@ -109,6 +114,29 @@ def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over
         follow_(rule, part, direction, group.lr, sums)
     group.memory.arrive(rule, sums, group.lr)
     group.fresh = ()
+
+
+def plain_number(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar) -> float | None:
+    """beta as torch's fused kernel for CPUs takes it, where that kernel can take the step of flat parts."""
+    sums_gradients = not (rule.averaging or isinstance(rule, Fixed) or group.nesterov or group.fresh)
+    flat = sums_gradients and isinstance(group.lr, float) and any(part.flat for part in parts)
+    return float(beta) if flat and isinstance(beta, Tensor) and beta.ndim == 0 else None
+
+
+def heavy_ball_(group: Group, part: Part, beta: float) -> None:
+    """v <- beta v + g and x <- x - lr v, in one pass over memory; beta is not 0, which for torch means no velocity."""
+    torch._fused_sgd_(
+        part.params,
+        part.grads,
+        part.velocity,
+        weight_decay=group.weight_decay,
+        momentum=beta,
+        lr=group.lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=group.maximize,
+        is_first_step=False,
+    )
 
 
 def accelerated(rule: Rule, group: Group, part: Part, grads: Tensors, beta: Scalar, over: Reduction) -> Tensors:

@@ -155,10 +155,31 @@ def test_tensors_that_cannot_be_cut_are_worked_on_whole(monkeypatch: pytest.Monk
     torch.testing.assert_close(turned.detach(), straight.detach())
 
 
-def test_cutting_covers_every_number_once_and_in_order(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("trouble", ["no way gone", "nan"])
+def test_pieces_take_a_step_of_any_momentum(trouble: str, piece: int):
+    """beta is 0 while nothing has moved, and NaN once a gradient is."""
+    params = [torch.ones(shape, dtype=torch.float64).requires_grad_() for shape in SHAPES]
+    twin, optimizer = Twin(flat(params), 0.0), adamom.SGD(params, 0.0, "adaptive")
+    for k in range(6):
+        twin.lr = optimizer.param_groups[0]["lr"] = 0.0 if trouble == "no way gone" and k < 3 else 0.1
+        for param in params:
+            param.grad = param.detach().sin() * (k + 1)
+        if trouble == "nan" and k == 4:
+            params[0].grad.view(-1)[0] = torch.nan
+        twin.step(flat([param.grad for param in params]))
+        optimizer.step()
+    for i, param in enumerate(params):
+        assert flat(params)[i] == pytest.approx(twin.x[i], rel=1e-9, abs=1e-12, nan_ok=True)
+        assert flat([optimizer.state[param]["momentum_buffer"]])[0] == pytest.approx(twin.v[i], rel=1e-9, nan_ok=True)
+    assert params[0].isnan().any() == (trouble == "nan")
+
+
+def test_cutting_covers_every_number_once_with_small_tensors_together(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parts, "piece", lambda: 10)
     params = [torch.arange(n) + 100 * i for i, n in enumerate((3, 4, 25, 2, 9, 10, 11, 1))]
     cuts = list(parts.cut(parts.Part(range(len(params)), params, params)))
-    assert torch.equal(torch.cat([t for part in cuts for t in part.params]), torch.cat(params))
-    assert [list(part.indices) for part in cuts] == [[0, 1], [2], [2], [2], [3], [4], [5], [6], [6], [7]]
+    assert [list(part.indices) for part in cuts] == [[2], [2], [2], [0, 1, 3], [4], [6], [6], [5], [7]]
+    assert [part.flat for part in cuts] == [True, True, True, False, False, True, True, False, False]
+    covered = torch.cat([t for part in cuts for t in part.params]).sort().values
+    assert torch.equal(covered, torch.cat(params).sort().values)
     assert all(sum(t.numel() for t in part.params) <= 10 for part in cuts)
