@@ -7,7 +7,7 @@ must not depend on how many there are, the whole is one part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -16,8 +16,8 @@ from .arithmetic import Tensors, sharded
 
 __all__ = ["Part", "cut", "piece"]
 
-# Numbers per thread, two megabytes of float32. The two to four tensors that a chain of operations passes over stay in a
-# core's share of the caches; smaller pieces cost more in calls, and in threads that wait for each other, than they save.
+# Numbers per thread, two megabytes of float32. The few tensors that a chain of operations passes over stay in a core's
+# share of the caches; smaller pieces cost more, in calls and in threads that wait for each other, than they save.
 PIECE = 1 << 19
 # Numbers on which torch's loops use one thread: small tensors are not worth that one waits for another.
 SERIAL = 1 << 15
@@ -43,6 +43,11 @@ class Part:
     change: Tensors = field(default_factory=list)
     path: Tensors = field(default_factory=list)
     flat: bool = False
+
+    @classmethod
+    def of(cls, indices: Sequence[int], lists: Iterable[Tensors], flat: bool = False) -> Part:
+        """The part of lists in the order of LISTS."""
+        return cls(indices, flat=flat, **dict(zip(LISTS, lists, strict=True)))
 
 
 LISTS = [each.name for each in fields(Part) if each.name not in ("indices", "flat")]
@@ -84,18 +89,18 @@ def piece() -> int:
 def some(whole: Part, chosen: Sequence[int]) -> Part:
     """The tensors in these places of the whole."""
     lists = ([tensors[i] for i in chosen] if tensors else [] for tensors in lists_of(whole))
-    return Part([whole.indices[i] for i in chosen], *lists)
+    return Part.of([whole.indices[i] for i in chosen], lists)
 
 
 def pieces(whole: Part, i: int, size: int) -> Iterator[Part]:
     """One large tensor, a piece at a time."""
+    index, count = [whole.indices[i]], whole.params[i].numel()
     rows = [[tensors[i].view(-1)] if tensors else [] for tensors in lists_of(whole)]
-    count = whole.params[i].numel()
     if count <= size:
-        yield Part([whole.indices[i]], *rows, flat=True)
+        yield Part.of(index, rows, flat=True)
         return
     for start in range(0, count, size):
-        yield Part([whole.indices[i]], *([row[start : start + size] for row in each] for each in rows), flat=True)
+        yield Part.of(index, ([row[start : start + size] for row in each] for each in rows), flat=True)
 
 
 def contiguous(whole: Part, i: int) -> bool:

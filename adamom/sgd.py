@@ -118,9 +118,11 @@ def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over
 
 def plain_number(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar) -> float | None:
     """beta as torch's fused kernel for CPUs takes it, where that kernel can take the step of flat parts."""
-    sums_gradients = not (rule.averaging or isinstance(rule, Fixed) or group.nesterov or group.fresh)
-    flat = sums_gradients and isinstance(group.lr, float) and any(part.flat for part in parts)
-    return float(beta) if flat and isinstance(beta, Tensor) and beta.ndim == 0 else None
+    if rule.averaging or isinstance(rule, Fixed) or group.nesterov or group.fresh or not isinstance(group.lr, float):
+        return None
+    flat = [part.params[0].dtype for part in parts if part.flat]
+    known = flat and all(dtype in (torch.float32, torch.float64) for dtype in flat)  # it moves nothing in bfloat16
+    return float(beta) if known and isinstance(beta, Tensor) and beta.ndim == 0 else None
 
 
 def heavy_ball_(group: Group, part: Part, beta: float) -> None:

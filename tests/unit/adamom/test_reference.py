@@ -174,6 +174,21 @@ def test_pieces_take_a_step_of_any_momentum(trouble: str, piece: int):
     assert params[0].isnan().any() == (trouble == "nan")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64], ids=str)
+def test_pieces_of_any_precision_move_as_the_whole_does(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    found = []
+    for size in (parts.piece(), 4):
+        monkeypatch.setattr(parts, "piece", lambda size=size: size)
+        param = torch.linspace(-1, 1, 50).to(dtype).requires_grad_()
+        optimizer = adamom.SGD([param], 0.05, "adaptive", weight_decay=0.1)
+        for _ in range(6):
+            param.grad = param.detach() * (1 + param.detach().abs())
+            optimizer.step()
+        found.append(param.detach())
+    torch.testing.assert_close(found[1], found[0])
+    assert not torch.equal(found[0], torch.linspace(-1, 1, 50).to(dtype))
+
+
 def test_cutting_covers_every_number_once_with_small_tensors_together(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parts, "piece", lambda: 10)
     params = [torch.arange(n) + 100 * i for i, n in enumerate((3, 4, 25, 2, 9, 10, 11, 1))]
