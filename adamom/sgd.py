@@ -35,7 +35,7 @@ class Group:
     params, grads, velocity: as many tensors of the same shapes; the velocity is made at the first step.
     lr: a number, a tensor of shape (), or one per lane.
     foreach: work on many tensors in one call; without, on one after another.
-    fused: move them by the kernels of `adamom.kernels`.
+    fused: move them by the kernels of `adamom.kernels`, which they fit.
     fresh: the tensors (by index) whose velocity starts in this step.
     """
 
@@ -62,7 +62,7 @@ class Group:
         """The group's tensors as parts to be worked on one after another."""
         kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
         whole = Part(range(len(self.params)), self.params, self.grads, self.velocity, **kept)
-        return [whole] if lanes else list(cut(whole, one_by_one=not self.foreach))
+        return [whole] if lanes or self.fused else list(cut(whole, one_by_one=not self.foreach))
 
 
 def step_(rule: Rule, groups: Sequence[Group], lanes: bool = False) -> list[Scalar]:
@@ -86,13 +86,11 @@ def measure(rule: Rule, group: Group, parts: Sequence[Part], over: Reduction) ->
     """The statistics that the rule needs of this group; its memory then holds this step's gradient."""
     sums = Sums(over)
     for part in parts if rule.needs else ():
-        grads = penalised(part, group.weight_decay, group.maximize)
-        if group.fused:
-            kernels.demand(part.params, grads)
-            begin_(part.previous, grads, part, group.memory.fresh)
-            sums.add_value("gradient_change", fused().change_(part.previous, grads))
+        if group.fused and not group.memory.fresh:
+            value = fused().change_(part.previous, part.grads, part.params, group.weight_decay, group.maximize)
+            sums.add_value("gradient_change", value)
         else:
-            observe_(rule, part, grads, group.memory, sums)
+            observe_(rule, part, penalised(part, group.weight_decay, group.maximize), group.memory, sums)
     return group.memory.statistics(rule, sums)
 
 
@@ -101,14 +99,15 @@ def descend_(rule: Rule, group: Group, parts: Sequence[Part], beta: Scalar, over
     sums = Sums(over)
     number = plain_number(rule, group, parts, beta)
     for part in reversed(parts):  # what was measured last is still in the cache
+        if group.fused and not group.fresh:
+            options = (beta, group.lr, group.weight_decay, group.maximize)
+            sums.add_value("way", fused().heavy_ball_(part.velocity, part.grads, part.params, *options))
+            continue
         if number and part.flat:
             heavy_ball_(group, part, number)
             follow_(rule, part, part.velocity, group.lr, sums)
             continue
         grads = penalised(part, group.weight_decay, group.maximize)
-        if group.fused:
-            sums.add_value("way", fused().heavy_ball_(part.params, grads, part.velocity, beta, group.lr))
-            continue
         direction = accelerated(rule, group, part, grads, beta, over) if has_velocity(rule) else grads
         add_scaled_(part.params, direction, -group.lr)
         follow_(rule, part, direction, group.lr, sums)
@@ -188,7 +187,9 @@ class SGD(MomentumOptimizer):
 
         optimizer = adamom.SGD(model.parameters(), lr=0.1, momentum="adaptive")
 
-    fused: take the step in two sweeps over memory by kernels written in Triton; for "adaptive" on a GPU.
+    fused: take the step of "adaptive" in two sweeps over the memory of a GPU, by kernels written in Triton. By default
+        they are taken where Triton is installed and they fit: contiguous tensors of float32, bfloat16 or float16 on one
+        GPU, a learning rate that is a number, and no graph being captured. True raises where they do not fit.
 
     Raises ValueError for values out of range and for rules that do not fit, with what to do instead.
     """
@@ -259,15 +260,17 @@ class SGD(MomentumOptimizer):
         present, params, grads = with_gradients("SGD", group)
         states = [self.state[param] for param in params]
         velocity, fresh = kept(states, params, "momentum_buffer") if has_velocity(rule) else ([], [])
+        tensors, gradients = real(params), real(grads)
+        wanted = False if group["nesterov"] else group["fused"]
         found = Group(
-            params=real(params),
+            params=tensors,
             lr=group["lr"],
-            grads=real(grads),
+            grads=gradients,
             velocity=velocity,
             memory=recall(rule, group, present, states, params),
             fresh=fresh,
             foreach=group["foreach"] is not False,
-            fused=bool(group["fused"]),
+            fused=kernels.fit(rule, group["lr"], [*tensors, *gradients], wanted),
             **{name: group[name] for name in ("weight_decay", "dampening", "nesterov", "maximize")},
         )
         return found, present

@@ -1,15 +1,16 @@
-"""Fused steps for GPUs, written in Triton: equal to the plain ones, and taken where somebody asks for fused=True."""
+"""Fused steps for GPUs, written in Triton: equal to the plain ones, and taken where Triton is there and they fit."""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
 
 from ..arithmetic import Tensors, sharded
-from ..momentum import Rule
+from ..momentum import Rule, Scalar
 
-__all__ = ["demand", "fuses"]
+__all__ = ["fit", "fuses"]
 
 HANDLED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,14 +21,31 @@ def fuses(rule: Rule) -> bool:
     return plain and rule.needs == {"gradient_change", "displacement"}
 
 
-def demand(*lists: Tensors) -> None:
-    """Raise RuntimeError unless the kernels can walk these tensors."""
-    if find_spec("triton") is None:
-        raise RuntimeError("fused=True needs Triton. Try: pip install triton, or leave fused out.")
-    if not all(handled(tensor) for tensors in lists for tensor in tensors):
-        raise RuntimeError(
-            "fused=True needs contiguous tensors of float32, bfloat16 or float16, all on a GPU. Leave fused out."
-        )
+def fit(rule: Rule, lr: Scalar, tensors: Tensors, wanted: bool | None) -> bool:
+    """Whether the kernels take the step of these tensors.
+
+    wanted: True raises RuntimeError where they cannot, None takes them where they can, False does without.
+    """
+    if wanted is False or not (wanted or tensors[0].is_cuda):
+        return False
+    if not installed():
+        return refuse("needs Triton. Try: pip install triton") if wanted else False
+    if isinstance(lr, torch.Tensor):
+        return refuse("takes a learning rate that is a number, not a tensor") if wanted else False
+    if not all(map(handled, tensors)) or len({(tensor.device, tensor.dtype) for tensor in tensors}) > 1:
+        return refuse("needs contiguous tensors of float32, bfloat16 or float16, all on one GPU") if wanted else False
+    # A captured graph would keep reading a table of addresses that nobody keeps; a compiler fuses by itself.
+    traced = torch.compiler.is_compiling() or (tensors[0].is_cuda and torch.cuda.is_current_stream_capturing())
+    return fuses(rule) and not traced
+
+
+def refuse(why: str) -> bool:
+    raise RuntimeError(f"fused=True {why}, or leave fused out.")
+
+
+@cache
+def installed() -> bool:
+    return find_spec("triton") is not None
 
 
 def handled(tensor: torch.Tensor) -> bool:
