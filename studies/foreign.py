@@ -37,6 +37,7 @@ NEEDS_MORE = {  # what each of these wants that a plain training loop does not g
         [f"pytorch_optimizer.{name}" for name in ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon", "AdamMini")],
         "parameters sorted by kind",
     ),
+    **dict.fromkeys(["torch.optim.Muon", "pytorch_optimizer.SpectralSphere"], "a model of matrices only"),
     **dict.fromkeys(["pytorch_optimizer.DistributedMuon", "pytorch_optimizer.DeMo"], "other processes"),
     **dict.fromkeys(["pytorch_optimizer.LoRARite", "pytorch_optimizer.SaRA"], "a model prepared for fine-tuning"),
     "torch.optim.SparseAdam": "sparse gradients",

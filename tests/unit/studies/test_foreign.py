@@ -1,12 +1,16 @@
 """Other libraries' optimizers as arms, with their own habits met."""
 
 import inspect
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from studies import foreign
+import adamom
+from studies import foreign, spec
 
 
 def bowl() -> tuple[Tensor, Tensor]:
@@ -25,14 +29,29 @@ def run(optimizer: torch.optim.Optimizer, x: Tensor, curvature: Tensor, steps: i
     return losses
 
 
-@pytest.mark.parametrize("name", [name for name in foreign.names() if not name.endswith("Ranger21")])
-def test_every_name_on_the_list_trains(name: str):
-    x, curvature = bowl()
-    before = x.detach().clone()
+@pytest.mark.parametrize("name", foreign.names())
+def test_every_name_on_the_list_trains_a_model_with_convolutions_matrices_and_biases(name: str):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 2))
+    before = [param.detach().clone() for param in model.parameters()]
+    options = {"num_iterations": 15} if name.endswith("Ranger21") else {}
     lr = 1.0 if "DAdapt" in name else 1e-2  # a factor of the rate that D-Adaptation finds
-    losses = run(foreign.build(name, [x], lr), x, curvature, 15)
-    assert all(torch.isfinite(torch.tensor(losses)))
-    assert not torch.equal(x, before)
+    optimizer = foreign.build(name, model.parameters(), lr, options=options)
+    inputs, classes = torch.randn(8, 4), torch.randint(0, 2, (8,))
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), classes)
+        loss.backward()
+        foreign.step(optimizer, loss)
+        assert loss.isfinite()
+    assert any(not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+
+
+def test_what_a_plain_loop_cannot_train_is_refused_with_what_it_needs():
+    for name, needs in foreign.NEEDS_MORE.items():
+        with pytest.raises(ValueError, match=f"{name}.* needs {needs}, which a plain training loop does not give"):
+            foreign.build(name, [bowl()[0]], 0.1)
+    assert not set(foreign.NEEDS_MORE) & set(foreign.names())
 
 
 def test_the_list_has_the_optimizers_people_ask_for():
@@ -130,3 +149,39 @@ def test_a_momentum_that_has_no_place_is_refused():
     x, _ = bowl()
     with pytest.raises(ValueError, match="has no momentum to set"):
         foreign.build("torch.optim.Adagrad", [x], 0.1, momentum=0.9)
+
+
+class TestThePage:
+    PAGE = (Path(__file__).parents[3] / "docs" / "optimizers.md").read_text()
+
+    @pytest.mark.parametrize("library", ["torch.optim", "pytorch_optimizer", "momo"])
+    def test_it_lists_the_optimizers_that_a_study_can_name(self, library: str) -> None:
+        (listed,) = re.findall(rf"^\*\*`{library}`\*\*.*\n\n((?:`.*\n)+)", self.PAGE, re.MULTILINE)
+        named = [f"{library}.{name}" for name in re.findall(r"`(\w+)`", listed)]
+        assert named == [name for name in foreign.names() if name.rpartition(".")[0] == library]
+
+    def test_it_lists_ours(self) -> None:
+        named = {name for row in re.findall(r"^\| (`.*?`) \|", self.PAGE, re.MULTILINE) for name in row.split(", ")}
+        ours = {name.removeprefix("adamom.") for name in foreign.names() if name.startswith("adamom.")}
+        words = set(adamom.Rule.registry) | {"adaptive"}
+        words = {
+            word for word in words if word == "adaptive" or adamom.Rule.registry[word].__module__.startswith("adamom")
+        }
+        assert {name.strip("`") for name in named} == ours | words
+
+    def test_its_rules_have_the_options_it_says(self) -> None:
+        for call in re.findall(r"`(adamom\.\w+\(\w+=.*?\))`", self.PAGE):
+            assert eval(call, {"adamom": adamom}) == eval(call.partition("(")[0], {"adamom": adamom})()
+
+    def test_it_lists_what_is_refused_and_why(self) -> None:
+        _, refused = self.PAGE.split("## Refused, and why")
+        rows = re.findall(r"^\| ([\w -]+) \| (`.*`) \|$", refused, re.MULTILINE)
+        assert {name: why for why, names in rows for name in re.findall(r"`(.+?)`", names)} == foreign.NEEDS_MORE
+
+    def test_its_study_can_be_planned(self, tmp_path: Path) -> None:
+        (arms,) = re.findall(r"```toml\n(.*?)```", self.PAGE, re.DOTALL)
+        study = tmp_path / "zoo.toml"
+        head = 'question = "?"\nworkload = "digits"\nseeds = 1\nlr = { values = [0.1] }\n'
+        head += "budget = { steps = 1, evaluations = 1, batch_size = 8 }\n"
+        study.write_text(head + arms)
+        assert set(tomllib.loads(arms)["arms"]) == {arm.family for arm in spec.load(study).arms}
