@@ -24,7 +24,7 @@ __all__ = ["Choice", "calibrate"]
 
 log = logging.getLogger(__name__)
 
-WIDTHS = {"cpu": (8, 16, 32, 128), "cuda": (8, 32, 128, 512)}
+WIDTHS = {"cpu": (8, 16, 32), "cuda": (8, 32, 128, 512)}  # on a CPU wider packs take their steps 32 lanes at a time
 WARM_UP, TIMED = 2, 6  # steps
 COST = 2 * (WARM_UP + TIMED)  # of trying one lane, in steps of a trial; writing the program down takes as long again
 SHARE = 0.015  # of the study's steps may be spent on finding the width; two workers each find it for themselves

@@ -34,6 +34,7 @@ __all__ = ["Pack", "train"]
 
 ENGINE = "lanes 2"  # whose checkpoints are whose: a plain loop rounds differently
 SAVED = ("weights", "buffers", "optimizer")
+TOGETHER = {"cpu": 32}  # lanes, at most, that take a step before the next ones do: those that a core's cache holds
 
 
 def train(
@@ -82,6 +83,20 @@ class Slice:
     rule: adamom.Rule
     lanes: slice
     group: arms.LaneGroup
+
+
+@dataclass
+class Block:
+    """Neighbouring lanes that take their step together.
+
+    gradient: brings them their batches, and their gradients to where the optimizer wants them.
+    looks: the parts in which their validation examples are looked at, each with its share of them.
+    """
+
+    parts: list[Slice]
+    lanes: slice
+    gradient: Tape
+    looks: list[tuple[Tape, float]]
 
 
 class Pack:
@@ -139,10 +154,15 @@ class Pack:
         self.destinations = views(self.grads, self.model)
 
     def arm_slices(self) -> Iterator[Slice]:
-        """The pack's arms, each with an optimizer state of its own; trials stand in the order of their arms."""
+        """The pack's arms, each with an optimizer state of its own; trials stand in the order of their arms.
+
+        An arm of more lanes than are taken together has several slices.
+        """
         first = 0
-        for name, trials in groupby(self.trials, key=lambda trial: trial.point.arm):
-            arm, rates = self.study.arm(name), [trial.point.lr for trial in trials]
+        for (name, _), trials in groupby(
+            enumerate(self.trials), key=lambda at: (at[1].point.arm, at[0] // self.together)
+        ):
+            arm, rates = self.study.arm(name), [trial.point.lr for _, trial in trials]
             rule, lanes = arms.rule_of(arm), slice(first, first + len(rates))
             lr = torch.tensor(rates, dtype=self.weights.dtype, device=self.device)
             group = arms.lane_group(arm, moved(rule, lanes, self.weights, self.params), lr)
@@ -150,38 +170,57 @@ class Pack:
             yield Slice(rule, lanes, group)
             first = lanes.stop
 
+    @property
+    def together(self) -> int:
+        return TOGETHER.get(self.device.type, len(self.trials))
+
     def write_down(self) -> None:
         """What is called at every step and at every evaluation, for as many lanes as there are now."""
         self.arena = Arena()
-        shape = (len(self.live), self.study.budget.batch_size)
+        self.blocks: list[Block] = []
+        self.whole_step: Tape | None = None
+        shape = (min(len(self.live), self.together), self.study.budget.batch_size)
         split = self.training
         inputs, targets = (each.new_empty(*shape, *each.shape[1:]) for each in (split.inputs, split.targets))
-        program = self.program(programs.gradient, inputs[0], targets[0], self.study.budget.precision)
-        arguments = [*self.params, *self.buffers, inputs, targets]
-        gradient = bind(program, len(self.live), arguments, self.arena, self.destinations)
-        calls = [*self.next_batches(inputs, targets), *gradient.calls, *self.notes(*gradient.results)]
-        self.gradient, self.looks = Tape(calls), list(self.evaluations())
-        self.whole_step: Tape | None = None
+        for parts in grouped(self.slices, self.together):
+            lanes = slice(parts[0].lanes.start, parts[-1].lanes.stop)
+            count = lanes.stop - lanes.start
+            gradient = self.gradients(lanes, inputs[:count], targets[:count])
+            self.blocks.append(Block(parts, lanes, gradient, list(self.evaluations(lanes))))
 
-    def next_batches(self, inputs: Tensor, targets: Tensor) -> Iterator[Call]:
+    def gradients(self, lanes: slice, inputs: Tensor, targets: Tensor) -> Tape:
+        """Bring these lanes their batches and gradients, and note what they show. inputs, targets: for the batches."""
+        program = self.program(programs.gradient, inputs[0], targets[0], self.study.budget.precision)
+        arguments = [*self.state(lanes), inputs, targets]
+        destinations = [each[lanes] for each in self.destinations]
+        gradient = bind(program, len(inputs), arguments, self.arena, destinations)
+        return Tape(
+            [*self.next_batches(lanes, inputs, targets), *gradient.calls, *self.notes(lanes, *gradient.results)]
+        )
+
+    def state(self, lanes: slice) -> list[Tensor]:
+        """The weights and buffers of these lanes."""
+        return [each[lanes] for each in (*self.params, *self.buffers)]
+
+    def next_batches(self, lanes: slice, inputs: Tensor, targets: Tensor) -> Iterator[Call]:
         """Bring every lane its next batch."""
         _, seeds, batch = self.orders.shape
-        orders, lanes = self.orders.new_empty(1, seeds, batch), self.orders.new_empty(len(self.live), batch)
-        pick, examples = torch.index_select, lanes.view(-1)
+        orders, mine = self.orders.new_empty(1, seeds, batch), self.orders.new_empty(len(inputs), batch)
+        pick, examples = torch.index_select, mine.view(-1)
         yield partial(pick, self.orders, 0, self.next_step, out=orders)
-        yield partial(pick, orders[0], 0, self.seed_of, out=lanes)
+        yield partial(pick, orders[0], 0, self.seed_of[lanes], out=mine)
         yield partial(pick, self.training.inputs, 0, examples, out=inputs.flatten(0, 1))
         yield partial(pick, self.training.targets, 0, examples, out=targets.flatten(0, 1))
-        yield partial(self.next_step.add_, 1)
 
-    def notes(self, losses: Tensor) -> Iterator[Call]:
+    def notes(self, lanes: slice, losses: Tensor) -> Iterator[Call]:
         """Remember what the step showed: the losses, and whether each was finite like all before it."""
-        size, finite = torch.empty_like(losses), torch.empty_like(self.all_finite)
-        yield partial(self.losses.add_, losses)
+        all_finite, size = self.all_finite[lanes], torch.empty_like(losses)
+        finite = torch.empty_like(all_finite)
+        yield partial(self.losses[lanes].add_, losses)
         yield partial(torch.abs, losses, out=size)
         yield partial(torch.lt, size, torch.inf, out=finite)
-        yield partial(self.all_finite.logical_and_, finite)
-        yield partial(self.finite_steps.add_, self.all_finite)
+        yield partial(all_finite.logical_and_, finite)
+        yield partial(self.finite_steps[lanes].add_, all_finite)
 
     def moves(self, part: Slice) -> list[Call]:
         """The optimizer step of one arm, once its state is there."""
@@ -205,16 +244,25 @@ class Pack:
     def step(self) -> None:
         """One optimizer step of every lane."""
         if self.steps == 0:  # in which the optimizers make their state
-            self.gradient.run()
-            for part in self.slices:
-                beta = arms.lane_step(part.rule, part.group)
-                self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
+            for block in self.blocks:
+                block.gradient.run()
+                for part in block.parts:
+                    beta = arms.lane_step(part.rule, part.group)
+                    self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
+            self.next_step += 1
         else:
             if not self.whole_step:
-                moves = [call for part in self.slices for call in self.moves(part)]
-                self.whole_step = Tape([*self.gradient.calls, *moves]).captured(self.device)
+                self.whole_step = Tape(list(self.every_call())).captured(self.device)
             self.whole_step.run()
         self.steps += 1
+
+    def every_call(self) -> Iterator[Call]:
+        """A whole step, block by block."""
+        for block in self.blocks:
+            yield from block.gradient.calls
+            for part in block.parts:
+                yield from self.moves(part)
+        yield partial(self.next_step.add_, 1)
 
     def evaluate(self) -> Iterator[tuple[Trial, Event]]:
         """What every live lane has to say: its next entry, and its result if it has come to its end."""
@@ -274,19 +322,20 @@ class Pack:
             self.curves[trial.id] = [curve_from(state["curve"])]
             yield trial, self.curves[trial.id][0]
 
-    def evaluations(self) -> Iterator[tuple[Tape, float]]:
-        """The parts in which the validation examples are looked at, each with its share of them."""
+    def evaluations(self, lanes: slice) -> Iterator[tuple[Tape, float]]:
+        """The parts in which these lanes look at the validation examples, each with its share of them."""
         for inputs, targets in training.chunks(self.validation):
             program = self.program(programs.evaluation, inputs, targets, self.study.budget.precision)
-            tape = bind(program, len(self.live), [*self.params, *self.buffers, inputs, targets], self.arena)
+            tape = bind(program, lanes.stop - lanes.start, [*self.state(lanes), inputs, targets], self.arena)
             yield tape, len(inputs) / len(self.validation)
 
     def validate(self) -> tuple[Tensor, Tensor]:
         """Validation loss and accuracy of every lane, tensors of shape (lanes,)."""
         total = torch.zeros(2, len(self.live), device=self.device)
-        for tape, share in self.looks:
-            tape.run()
-            total += torch.stack(tape.results) * share
+        for block in self.blocks:
+            for tape, share in block.looks:
+                tape.run()
+                total[:, block.lanes] += torch.stack(tape.results) * share
         return total[0], total[1]
 
     def compact(self) -> None:
@@ -356,6 +405,18 @@ def batch_order(workload: Workload, seed: int, steps: int, batch_size: int) -> T
 def moved(rule: adamom.Rule, lanes: slice, whole: Tensor, each: list[Tensor]) -> list[Tensor]:
     """What the optimizer of these lanes works on: their whole rows, unless its rule measures each tensor alone."""
     return [tensor[lanes] for tensor in each] if rule.scope == "tensor" else [whole[lanes]]
+
+
+def grouped(slices: Sequence[Slice], together: int) -> Iterator[list[Slice]]:
+    """Neighbouring slices in groups of as many lanes as are taken together, at most."""
+    group: list[Slice] = []
+    for part in slices:
+        if group and part.lanes.stop - group[0].lanes.start > together:
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
 
 
 def check(model: nn.Module) -> None:

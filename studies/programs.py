@@ -10,6 +10,7 @@ neither autograd nor vmap; and a few rewrites make the list faster:
     narrow products   a product with few columns is computed as one with few rows, which fills the vector units
     sums              what is added to a transpose is transposed instead, until something cancels
     narrow softmaxes  over few classes, on the CPU: the classes are moved to a dimension that vectorises
+    roots             on the CPU the inverse of an inverse root, which is not slow where a number is 0
 
 Each keeps the values up to rounding. What a rewrite does not recognise it leaves alone, so any model that vmap
 understands will do. Tracing computes nothing: its tensors have shapes and no values. Where the values will lie is for
@@ -339,6 +340,18 @@ def clamp_relus(graph: fx.Graph) -> None:
         node.target, node.args = aten.clamp_min.default, (*node.args, 0)
 
 
+def invert_roots(graph: fx.Graph) -> None:
+    """sqrt(x) = 1 / (1 / sqrt(x)), also where x is 0, inf or nan.
+
+    On the CPU torch's sqrt takes five times as long for a zero, or nearly one, as for other numbers; Adam's second
+    moments are full of them. Of many numbers only: two calls are more than one.
+    """
+    for node in calls(graph, aten.sqrt.default):
+        if on_cpu(node) and held(node).dtype == torch.float32 and held(node).ndim > 1:
+            inverse = insert(graph, node, aten.rsqrt.default, operands(node))
+            substitute(graph, node, insert(graph, node, aten.reciprocal.default, (inverse,)))
+
+
 def turn_products(graph: fx.Graph) -> None:
     """transpose(a b) = transpose(b) transpose(a): the gradient of a weight then comes out as the weight lies."""
     for node in calls(graph, aten.transpose.int):
@@ -415,6 +428,7 @@ REWRITES = [
     drop_dependences,
     unstack_singles,
     clamp_relus,
+    invert_roots,
     turn_narrow_products,
     turn_products,
     turn_narrow_softmaxes,

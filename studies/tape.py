@@ -394,7 +394,8 @@ def as_declared(value: Any, argument: Any) -> Any:
 # What torch has a function or a method of its own for, with the same arguments: they are called in half the time.
 NATIVE = {
     "abs", "add", "add_", "addcmul", "addcmul_", "bmm", "clamp_min", "copy_", "div", "div_", "eq", "gather", "lerp",
-    "lerp_", "mean", "mul", "mul_", "neg", "pow", "scatter_add", "sqrt", "sub", "sub_", "sum", "where",
+    "lerp_", "mean", "mul", "mul_", "neg", "pow", "reciprocal", "rsqrt", "scatter_add", "sqrt", "sub", "sub_", "sum",
+    "where",
 }  # fmt: skip
 
 

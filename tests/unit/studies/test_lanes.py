@@ -170,6 +170,23 @@ def test_the_width_of_the_pack_changes_no_lane(name: str):
             assert_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["digits", "digits-resnet"])
+def test_lanes_that_take_their_steps_a_few_at_a_time_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
+    small = study(name, 8, 4)
+    points = [("sgd 0.9", 0.01, 0), ("sgd 0.9", ABSURD, 1), *(("sgd 0.9", 0.02, seed) for seed in (2, 3, 4))]
+    points += [("adam adaptive", 1e-3, seed) for seed in (0, 1)] + [("adam 0.9", ABSURD, 5)]
+    at_once = together(small, points)
+    monkeypatch.setitem(lanes.TOGETHER, "cpu", 3)
+    pack = lanes.Pack(trials(points), small, CPU)
+    assert [block.lanes for block in pack.blocks] == [slice(0, 3), slice(3, 6), slice(6, 8)]
+    assert [part.lanes for block in pack.blocks for part in block.parts][1:3] == [slice(3, 5), slice(5, 6)]
+    for ours, theirs in zip(together(small, points), at_once, strict=True):
+        if name in CONVOLUTIONS:
+            assert_close(ours, theirs, TOLERANCE[name])
+        else:
+            assert_equal(ours, theirs)
+
+
 def test_a_study_in_bfloat16_is_less_precise_alone_and_together_alike():
     exact = study("digits", 20, 4)
     rough = replace(exact, budget=replace(exact.budget, precision="bfloat16"))
@@ -262,7 +279,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return packs
 
 
-@pytest.mark.parametrize(("steps", "widths"), [(4, []), (20, [8]), (80, [8, 16, 32]), (420, [8, 16, 32, 128])])
+@pytest.mark.parametrize(("steps", "widths"), [(4, []), (20, [8]), (80, [8, 16, 32]), (420, [8, 16, 32])])
 def test_a_calibration_tries_no_more_than_its_study_is_worth(tried: list[list[str]], steps: int, widths: list[int]):
     small = replace(spec.load("digits-cnn"), budget=Budget(steps, 1, 64))  # 540 trials
     assert calibrate(small, CPU).lanes == max(widths, default=1)

@@ -332,13 +332,23 @@ def test_each_rewrite_finds_something_in_the_perceptron_or_in_a_rule():
     with programs.writing_down(given.inputs.device) as mode:
         examples = [mode.from_tensor(each) for each in (*given.state, given.inputs, given.targets)]
         perceptron = make_fx(losses_and_grads(given.models[0]))(*examples)
-        rule = make_fx(lambda x: torch.stack([x * x]).sum(dim=0))(examples[0])
+        rule = make_fx(lambda x: torch.stack([x * x]).sum(dim=0).sqrt())(examples[0])
         for rewrite in programs.REWRITES:
             before = str(perceptron.graph), str(rule.graph)
             rewrite(perceptron.graph)
             rewrite(rule.graph)
             after = str(perceptron.graph), str(rule.graph)
             assert before != after, f"{rewrite.__name__} keeps the values by doing nothing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_root_is_that_of_torch_at_both_ends_of_the_numbers(dtype: torch.dtype):
+    numbers = [0.0, 1e-36, 1e-20, 0.5, 2.0, 3e38, torch.inf, torch.nan, -1.0]
+    x = torch.tensor(numbers, dtype=dtype).repeat(LANES, 1)
+    root = torch.empty_like(x)
+    program = programs.in_place(lambda x, root: root.copy_(x.sqrt()), [x, root], [0, 0])
+    bind(program, LANES, [x, root], Arena()).run()
+    torch.testing.assert_close(root, x.sqrt(), rtol=3e-7, atol=0, equal_nan=True)
 
 
 def test_what_nobody_reads_is_taken_out_unless_it_writes():
