@@ -84,7 +84,7 @@ class Group:
         """The group's tensors as parts to be worked on one after another."""
         kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
         own = (self.params, self.grads, self.first, self.second, self.largest)
-        whole = Part(range(len(self.params)), *own, **kept)
+        whole = Part(range(len(self.params)), False, *own, **kept)
         return [whole] if lanes else list(cut(whole, one_by_one=not self.foreach))
 
 

@@ -18,6 +18,7 @@ any of them needs), `rule.beta` on a slice of each statistic, and `descend_` wit
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,9 @@ from .momentum import PRODUCTS, Rule, Scalar, Statistics
 from .parts import Part
 
 __all__ = ["Memory", "Reduction", "Sums", "betas", "follow_", "keeps_gradient", "observe_"]
+
+
+WIDE = (torch.float32, torch.float64)  # precise enough to add up in
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,26 @@ class Sums:
 
     def __init__(self, over: Reduction) -> None:
         self.over = over
-        self.found: dict[str, list[tuple[int, Tensor]]] = {}
+        self.found: dict[str, list[Tensor]] = defaultdict(list)
+        self.indices: dict[str, list[int]] = defaultdict(list)  # whose they are, where each tensor has its own
 
     def add(self, name: str, part: Part, xs: Tensors, ys: Tensors | None = None, sign: float = 1.0) -> None:
         """Add <x, y>, or <x, x> if there is no y, of tensors that belong to the part."""
-        values = products(xs, ys, self.over)
-        values = values if sign == 1 else [sign * value for value in values]
-        indices = part.indices if self.over.each else [0] * len(values)
-        self.found.setdefault(name, []).extend(zip(indices, values, strict=True))
+        if part.flat and xs[0].dtype in WIDE:
+            values = [torch.dot(xs[0], xs[0] if ys is None else ys[0])]
+        else:
+            values = products(xs, ys, self.over)
+        self.found[name] += values if sign == 1 else [sign * value for value in values]
+        if self.over.each:
+            self.indices[name] += part.indices
 
     def add_value(self, name: str, value: Tensor) -> None:
         """Add a sum of squares over the whole part that somebody else has taken."""
-        self.found.setdefault(name, []).append((0, value))
+        self.found[name].append(value)
 
     def product(self, name: str) -> Tensor:
         """The sum, of the shape that the reduction says."""
-        indices = [i for i, _ in self.found[name]]
-        values = stack([value for _, value in self.found[name]])
+        values, indices = stack(self.found[name]), self.indices[name]
         if not self.over.each:
             return values.sum(dim=0)
         if indices == list(range(len(indices))):
@@ -89,14 +96,9 @@ def products(xs: Tensors, ys: Tensors | None, over: Reduction) -> list[Tensor]:
         return list(gathered(stack([(x.to(dtype) * y.to(dtype)).sum() for x, y in pairs])).unbind())
     if not over.each:
         xs, ys = flat(xs), None if ys is None else flat(ys)
-    rows = [row(x, dtype) for x in xs]
-    columns = rows if ys is None else [row(y, dtype) for y in ys]
+    rows = [x.reshape(-1).to(dtype) for x in xs]
+    columns = rows if ys is None else [y.reshape(-1).to(dtype) for y in ys]
     return list(map(torch.dot, rows, columns))
-
-
-def row(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as one vector of that precision."""
-    return x if x.ndim == 1 and x.dtype == dtype else x.reshape(-1).to(dtype)
 
 
 def by_lane(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:

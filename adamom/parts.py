@@ -7,7 +7,7 @@ must not depend on how many there are, the whole is one part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -28,12 +28,13 @@ class Part:
     """Tensors that a step works on together; every list is empty or has one entry, of the same shape, per index.
 
     indices: which tensors of the group these are, or are pieces of.
+    flat: this is one large tensor on a CPU, or a piece of one, with its numbers in a row.
     params, grads, velocity, second, largest: the parameters, their gradients, and the moments of SGD or Adam.
     previous, change, path: what is remembered of the step before (see `adamom.measuring.Memory`).
-    flat: this is one large tensor on a CPU, or a piece of one, with its numbers in a row.
     """
 
     indices: Sequence[int]
+    flat: bool
     params: Tensors
     grads: Tensors
     velocity: Tensors = field(default_factory=list)
@@ -42,15 +43,9 @@ class Part:
     previous: Tensors = field(default_factory=list)
     change: Tensors = field(default_factory=list)
     path: Tensors = field(default_factory=list)
-    flat: bool = False
-
-    @classmethod
-    def of(cls, indices: Sequence[int], lists: Iterable[Tensors], flat: bool = False) -> Part:
-        """The part of lists in the order of LISTS."""
-        return cls(indices, flat=flat, **dict(zip(LISTS, lists, strict=True)))
 
 
-LISTS = [each.name for each in fields(Part) if each.name not in ("indices", "flat")]
+LISTS = [each.name for each in fields(Part)][2:]
 
 
 def cut(whole: Part, one_by_one: bool = False) -> Iterator[Part]:
@@ -89,18 +84,16 @@ def piece() -> int:
 def some(whole: Part, chosen: Sequence[int]) -> Part:
     """The tensors in these places of the whole."""
     lists = ([tensors[i] for i in chosen] if tensors else [] for tensors in lists_of(whole))
-    return Part.of([whole.indices[i] for i in chosen], lists)
+    return Part([whole.indices[i] for i in chosen], False, *lists)
 
 
 def pieces(whole: Part, i: int, size: int) -> Iterator[Part]:
     """One large tensor, a piece at a time."""
     index, count = [whole.indices[i]], whole.params[i].numel()
-    rows = [[tensors[i].view(-1)] if tensors else [] for tensors in lists_of(whole)]
-    if count <= size:
-        yield Part.of(index, rows, flat=True)
-        return
+    rows = [tensors[i].view(-1) if tensors else None for tensors in lists_of(whole)]
     for start in range(0, count, size):
-        yield Part.of(index, ([row[start : start + size] for row in each] for each in rows), flat=True)
+        piece = rows if count <= size else [None if row is None else row[start : start + size] for row in rows]
+        yield Part(index, True, *([] if row is None else [row] for row in piece))
 
 
 def contiguous(whole: Part, i: int) -> bool:

@@ -61,7 +61,7 @@ class Group:
     def parts(self, lanes: bool) -> list[Part]:
         """The group's tensors as parts to be worked on one after another."""
         kept = {name: getattr(self.memory, name) for name in ("previous", "change", "path")}
-        whole = Part(range(len(self.params)), self.params, self.grads, self.velocity, **kept)
+        whole = Part(range(len(self.params)), False, self.params, self.grads, self.velocity, **kept)
         return [whole] if lanes or self.fused else list(cut(whole, one_by_one=not self.foreach))
 
 

@@ -192,7 +192,7 @@ def test_pieces_of_any_precision_move_as_the_whole_does(dtype: torch.dtype, monk
 def test_cutting_covers_every_number_once_with_small_tensors_together(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parts, "piece", lambda: 10)
     params = [torch.arange(n) + 100 * i for i, n in enumerate((3, 4, 25, 2, 9, 10, 11, 1))]
-    cuts = list(parts.cut(parts.Part(range(len(params)), params, params)))
+    cuts = list(parts.cut(parts.Part(range(len(params)), False, params, params)))
     assert [list(part.indices) for part in cuts] == [[2], [2], [2], [0, 1, 3], [4], [6], [6], [5], [7]]
     assert [part.flat for part in cuts] == [True, True, True, False, False, True, True, False, False]
     covered = torch.cat([t for part in cuts for t in part.params]).sort().values
