@@ -40,7 +40,7 @@ def fit(rule: Rule, lr: Scalar, tensors: Tensors, wanted: bool | None) -> bool:
 
 
 def refuse(why: str) -> bool:
-    raise RuntimeError(f"fused=True {why}, or leave fused out.")
+    raise RuntimeError(f"fused=True {why}. Leave fused out to have the kernels only where they fit.")
 
 
 @cache

@@ -63,15 +63,6 @@ def test_a_momentum_that_is_no_number_word_or_rule_is_a_type_error(momentum: obj
         as_rule(momentum)
 
 
-def test_fused_on_a_cpu_is_refused_at_the_step():
-    x = torch.ones(2, requires_grad=True)
-    x.grad = torch.ones(2)
-    optimizer = adamom.SGD([x], momentum="adaptive", fused=True)
-    with pytest.raises(RuntimeError, match=r"on a GPU|needs Triton"):
-        optimizer.step()
-    assert torch.equal(x.detach(), torch.ones(2))
-
-
 def test_a_refused_group_leaves_the_optimizer_as_it_was():
     optimizer = adamom.SGD([X], momentum="adaptive")
     with pytest.raises(ValueError, match="dampening"):
