@@ -6,10 +6,13 @@ Heavy rooms are imported inside the commands, so that `adamom --help` answers at
 
 from __future__ import annotations
 
+import errno
+import gc
 import io
 import json
 import logging
 import math
+import os
 import re
 import shlex
 import sys
@@ -33,9 +36,12 @@ REFRESH_SECONDS = 0.25
 WIDE = 400  # columns: more than any table needs
 RATE_WINDOW_SECONDS = 10.0  # trials per second are counted over this much of the past
 
+# Importing torch makes half a million objects that stay. Python's collector, walking them again and again, would take
+# half a second of every command and of every worker that it starts.
+gc.set_threshold(100_000, 50, 100)
+
 app = typer.Typer(
     name="adamom",
-    help="Measure how robust optimizers are to their hyperparameters.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,6 +63,26 @@ LanesOption = Annotated[
     int | None,
     typer.Option("--lanes", min=1, help="Trials trained as one program. Default: measured; 1 is a plain loop."),
 ]
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        from studies.revision import commit
+
+        typer.echo(f"adamom {version('adamom')} ({commit()})")
+        raise typer.Exit
+
+
+@app.callback()
+def adamom(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=tell_version, is_eager=True, help="Say which release this is, and exit."),
+    ] = False,
+) -> None:
+    """Measure how robust optimizers are to their hyperparameters."""
 
 
 @app.command()
@@ -355,7 +381,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="adamom: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    app()
+    try:
+        app()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        tell(
+            f"adamom: {error.filename or 'the output'} cannot be written: {error.strerror}. Try: make room on its disk."
+        )
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what Python still wants to write at its end
+        sys.exit(NO)
 
 
 @contextmanager
@@ -573,7 +610,10 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], title: st
         table.add_column(heading, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(width=WIDE).print(table)
+    console = Console(width=WIDE)
+    with console.capture() as printed:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 if __name__ == "__main__":

@@ -345,9 +345,12 @@ def rule(name: str, **options: Any) -> Rule:
     if name not in known:
         raise ValueError(unknown("rule", name, known))
     allowed = options_of(known[name])
-    for option in options:
+    numbers = [each.name for each in fields(known[name]) if each.type in (float, "float")]  # type: ignore[arg-type]
+    for option, value in options.items():
         if option not in allowed:
             raise ValueError(f"{name}: {unknown('option', option, allowed)}")
+        if option in numbers and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name}: {option} must be a number, got {value!r}.")
     return known[name](**options)
 
 

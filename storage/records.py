@@ -159,6 +159,9 @@ class Study:
             raise ValueError(f"A study compares arms: {self.name!r} has none.")
         if not self.seeds:
             raise ValueError(f"A study repeats its cells over seeds: {self.name!r} has none.")
+        for name in (self.name, *(arm.name for arm in self.arms)):
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"A name is a line of printable characters, not all blank: got {name!r}.")
         for what, names in (("arms", [arm.name for arm in self.arms]), ("seeds", list(self.seeds))):
             if len(set(names)) != len(names):
                 raise ValueError(f"The {what} of {self.name!r} must differ from each other: got {names}.")

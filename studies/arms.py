@@ -71,7 +71,10 @@ def rule_of(arm: Arm) -> adamom.Rule:
         return as_rule(arm.momentum)
     settings = dict(arm.rule)
     if not isinstance(name := settings.pop("rule", None), str):
-        raise ValueError('needs a momentum: a number, or a rule such as { rule = "adaptive", smoothing = 0.999 }')
+        got = f" Got the keys {', '.join(arm.rule)}." if arm.rule else ""
+        raise ValueError(
+            f'needs a momentum: a number, or a rule such as {{ rule = "adaptive", smoothing = 0.999 }}.{got}'
+        )
     return adamom.rule(name, **settings)
 
 

@@ -64,6 +64,7 @@ class Checkpoints:
         self.saved_at = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.clear(study, states)
             for point, state in states.items():
                 path = self.path(study, point)
                 unfinished = path.with_suffix(f".{os.getpid()}.part")
@@ -94,7 +95,17 @@ class Checkpoints:
 
     def drop(self, study: Study, point: Point) -> None:
         """The trial has ended: nobody needs its file any more."""
-        self.path(study, point).unlink(missing_ok=True)
+        path = self.path(study, point)
+        if path.exists():
+            self.clear(study, [point])
+            path.unlink(missing_ok=True)
+
+    def clear(self, study: Study, points: Iterable[Point]) -> None:
+        """Remove what earlier owners of these cells were writing when they were killed."""
+        mine = {self.path(study, point).stem for point in points}
+        for unfinished in self.folder.glob("*.part"):
+            if unfinished.name.partition(".")[0] in mine:
+                unfinished.unlink(missing_ok=True)
 
 
 def curve_state(curve: Curve) -> dict[str, Tensor]:

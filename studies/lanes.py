@@ -32,7 +32,7 @@ from studies.workloads.workload import Workload
 
 __all__ = ["Pack", "train"]
 
-ENGINE = "lanes 2"  # whose checkpoints are whose: a plain loop rounds differently
+ENGINE = "lanes 3"  # whose checkpoints are whose: a plain loop rounds differently
 SAVED = ("weights", "buffers", "optimizer")
 TOGETHER = {"cpu": 32}  # lanes, at most, that take a step before the next ones do: those that a core's cache holds
 

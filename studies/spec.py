@@ -38,7 +38,15 @@ __all__ = ["StudyFileError", "load", "parse"]
 
 DIGITS_OF_A_RATE = 6  # enough to tell grid points apart, few enough to print and to compare exactly
 
-Name = Annotated[str, Field(min_length=1, max_length=120)]
+
+def printable(text: str) -> str:
+    """The text, if it is one line that a table can show."""
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"needs a line of printable characters, not all blank, got {text!r}")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(printable)]
 
 
 def computable(rate: float) -> float:
@@ -210,6 +218,8 @@ def _first_complaint(error: ValidationError) -> str:
         message = f"unknown key. {suggestion(place[-1], _keys(place[:-1]))}"
     elif first["type"] == "missing":
         message = "is missing"
+    elif first["type"] == "model_type":
+        message = f"is a table of {', '.join(_keys(place))}, got {first['input']!r}"
     elif first["type"] != "value_error":
         message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
     about_a_table = first["type"] == "value_error" and place[-1] in ("lr", "budget")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,22 @@ MISTAKES = {
     "a page over a folder": (None, "report x --out .", "--out .", "is a folder"),
     "seed too large": (("seeds = 2", "seeds = [9999999999]"), "plan bad.toml", "seeds", "2147483647"),
     "steps too many": (("= 42", "= 9999999999"), "plan bad.toml", "[budget] steps", "2147483647"),
+    "a rate for an arm's grid": (
+        ("momentum =", "lr = 3\nmomentum ="),
+        "plan bad.toml",
+        "[arms.sgd] lr",
+        "low, high, points, v",
+    ),
+    "blank name": (("question", 'name = "  "\nquestion'), "plan bad.toml", "name", "printable"),
+    "NUL in a name": (("question", 'name = "a\\u0000b"\nquestion'), "plan bad.toml", "name", "printable"),
+    "NUL in an arm": (("[arms.sgd]", '[arms."s\\u0000"]'), "plan bad.toml", "name", "printable"),
+    "no rule in a table": (('"adaptive"', '{ rul = "adaptive" }'), "plan bad.toml", "[arms.sgd]", "Got the keys rul"),
+    "word for a number": (
+        ('"adaptive"', '{ rule = "adaptive", smoothing = "x" }'),
+        "plan bad.toml",
+        "[arms.sgd]",
+        "number",
+    ),
     "no such device": (None, "run bad.toml --device cuda:99", "--device cuda:99", "Try: --device cpu"),
 }
 
@@ -114,3 +132,29 @@ def test_help_and_the_list_of_studies_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[0, 0] []\n"
+
+
+def test_the_version_is_told_without_torch() -> None:
+    script = "import cli, sys\ntry: cli.main()\nfinally: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"adamom \d+\.\d+\.\d+ \(.+\)\n", done.stdout)
+
+
+def test_a_full_disk_behind_the_output_is_one_line_and_a_closed_pipe_is_none() -> None:
+    command = [sys.executable, cli.__file__, "studies"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "cannot be written: No space left on device. Try: " in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_tables_have_no_blanks_at_the_ends_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.print_rows(("study", "cells"), [("short", "1"), ("a long name", "100000")], title="Cells")
+    printed = capsys.readouterr().out
+    assert "a long name" in printed
+    assert printed == "".join(f"{line.rstrip()}\n" for line in printed.splitlines())

@@ -173,6 +173,19 @@ def test_a_folder_that_cannot_be_written_is_said_and_stops_nothing(
     assert "starts anew" in caplog.text
 
 
+def test_what_a_killed_worker_was_writing_is_removed_by_the_next_owner_of_the_cell(tmp_path: Path) -> None:
+    study = study_of("digits")
+    mine, other = (Checkpoints(tmp_path).path(study, trial.point) for trial in trials_of(study)[:2])
+    for abandoned in (mine, other):
+        abandoned.with_suffix(".1.part").touch()
+    point, state = trials_of(study)[0].point, {"step": 1, "curve": {}}
+    Checkpoints(tmp_path).save(study, {point: state}, "loop")
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other.with_suffix(".1.part")])
+    mine.with_suffix(".2.part").touch()
+    Checkpoints(tmp_path).drop(study, point)
+    assert list(tmp_path.iterdir()) == [other.with_suffix(".1.part")]
+
+
 def test_a_study_with_another_budget_does_not_go_on_from_here(tmp_path: Path) -> None:
     study, longer = study_of("digits"), spec.parse(
         TEXT.format(workload="digits").replace("steps = 12", "steps = 24"), where="here", name="digits"
