@@ -363,25 +363,27 @@ def home(node: fx.Node) -> fx.Node:
 def variant_into(operation: Any, device: str) -> tuple[Any, list[str]]:
     """The variant of an operation that writes its results to places it is given, and what it calls them.
 
-    Only where this device has a kernel for it: the others would compute elsewhere and copy.
+    Only where this device has a kernel for it: the others would compute elsewhere and copy. A tensor stands for a
+    number only where it must: x**2 with a number is x x, with a tensor its last bit depends on where in memory x lies.
     """
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device, "")
-    for name in operation.overloadpacket.overloads():
-        variant = getattr(operation.overloadpacket, name)
-        places = [each.name for each in variant._schema.arguments if each.is_out]
-        if places and takes(variant, operation) and torch._C._dispatch_has_kernel_for_dispatch_key(variant.name(), key):
-            return variant, places
+    key, has_kernel = {"cpu": "CPU", "cuda": "CUDA"}.get(device, ""), torch._C._dispatch_has_kernel_for_dispatch_key
+    variants = [getattr(operation.overloadpacket, name) for name in operation.overloadpacket.overloads()]
+    for stands_for in ("number", "Tensor"):
+        for variant in variants:
+            places = [each.name for each in variant._schema.arguments if each.is_out]
+            if places and takes(variant, operation, stands_for) and has_kernel(variant.name(), key):
+                return variant, places
     return None, []
 
 
-def takes(variant: Any, operation: Any) -> bool:
-    """Whether the variant can be called with the operation's arguments; a number may stand for a tensor."""
+def takes(variant: Any, operation: Any, stands_for: str) -> bool:
+    """Whether the variant can be called with the operation's arguments. stands_for: what it has for their numbers."""
     theirs = [each for each in variant._schema.arguments if not each.is_out]
     ours = operation._schema.arguments
     if [each.name for each in ours] != [each.name for each in theirs]:
         return False
     types = [(str(a.type), str(b.type)) for a, b in zip(ours, theirs, strict=True)]
-    return all(b in (a, a.replace("number", "Tensor")) for a, b in types)
+    return all(b in (a, a.replace("number", stands_for)) for a, b in types)
 
 
 def as_declared(value: Any, argument: Any) -> Any:

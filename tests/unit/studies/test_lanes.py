@@ -170,6 +170,19 @@ def test_the_width_of_the_pack_changes_no_lane(name: str):
             assert_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("arm", study("digits", 20).arm_names)
+def test_a_lane_of_matrix_products_has_the_same_bits_wherever_it_lies_in_whatever_pack(arm: str):
+    small = study("digits", 20)
+    points = trials([(arm, rate, seed) for seed in range(8) for rate in (1e-3, 1e-2, 0.1, 1.0)])
+    wide = lanes.Pack(points, small, CPU)
+    narrow = {first: lanes.Pack(points[first : first + 5], small, CPU) for first in (0, 13, 27)}
+    for _ in range(20):
+        for pack in (wide, *narrow.values()):
+            pack.step()
+    for first, pack in narrow.items():
+        assert torch.equal(pack.weights.nan_to_num(7.0), wide.weights[first : first + 5].nan_to_num(7.0))
+
+
 @pytest.mark.parametrize("name", ["digits", "digits-resnet"])
 def test_lanes_that_take_their_steps_a_few_at_a_time_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
     small = study(name, 8, 4)
