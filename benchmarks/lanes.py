@@ -38,10 +38,10 @@ import adamom
 from storage import Outcome, Point, Store, Study, Trial
 from studies import catalog, spec, training, workloads
 from studies.calibration import WIDTHS, alone, calibrate, timed
-from studies.engines import Crew, Job
 from studies.grid import points
 from studies.lanes import Pack
 
+ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 
 CPU = torch.device("cpu")
@@ -74,18 +74,19 @@ def whole_study() -> list[Row]:
 
 
 def ours() -> float:
-    """Seconds for the whole study, from before the workers start until the last has left."""
+    """Seconds for the whole study: from before one `adamom work` per core starts until the last has left."""
     study = spec.load("digits")
     with in_new_folder() as folder:
         url = f"sqlite:///{folder / 'adamom.db'}"
+        command = [sys.executable, "-m", "cli", "work", study.name, "--store", url, "--device", "cpu"]
         with Store.open(url) as store:
             store.plan(study, points(study))
             began = time.perf_counter()
-            with Crew(Job(url, study.name), [CPU] * CORES) as crew:
-                while crew.alive():
-                    time.sleep(0.05)
+            workers = [subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) for _ in range(CORES)]
+            codes = [worker.wait() for worker in workers]
             took = time.perf_counter() - began
             counts = store.counts(study.name)
+    assert not any(codes), codes
     assert counts.converged + counts.diverged == counts.total, counts
     return took
 

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 WIDTHS = {"cpu": (8, 16, 32), "cuda": (8, 32, 128, 512)}  # on a CPU wider packs take their steps 32 lanes at a time
 WARM_UP, TIMED = 2, 6  # steps
-COST = 2 * (WARM_UP + TIMED)  # of trying one lane, in steps of a trial; writing the program down takes as long again
+LOOKS = 2  # at each width, with the other widths between them
+COST = (LOOKS + 1) * (WARM_UP + TIMED)  # of trying one lane, in steps of a trial; writing the program down is one more
 SHARE = 0.015  # of the study's steps may be spent on finding the width; two workers each find it for themselves
 HOPELESS = 1.5  # once a pack is so many times slower per trial than the best, wider ones are not tried
 
@@ -50,24 +51,28 @@ def calibrate(study: Study, device: torch.device) -> Choice:
     every = [Trial(i, i, point, Outcome.RUNNING) for i, point in enumerate(points(study))]
     trials = [trial for trial in every if arms.fits_lanes(study.arm(trial.point.arm))]
     affordable = SHARE * len(trials) * study.budget.steps
-    study = replace(study, budget=replace(study.budget, steps=max(study.budget.steps, WARM_UP + TIMED)))
+    study = replace(study, budget=replace(study.budget, steps=max(study.budget.steps, LOOKS * (WARM_UP + TIMED))))
     loop = alone(study, (trials or every)[0], device)
-    best = Choice(1, loop, loop)
+    seconds, packs = {1: loop}, dict[int, Pack]()
     budget, lane = memory_budget(device), 0.0
     for width in WIDTHS.get(device.type, WIDTHS["cpu"]):
         if width > len(trials) or COST * width > affordable or width * lane > budget:
             break
         try:
             pack = Pack(trials[:: len(trials) // width][:width], study, device)
-            seconds = timed(pack.step, device) / width
+            seconds[width] = timed(pack.step, device) / width
             lane = lane or pack.bytes_per_lane()
         except Exception as error:  # whatever vmap cannot express: the loop can
             log.info("%s cannot be trained in lanes (%s: %s)", study.workload, type(error).__name__, error)
             break
-        if seconds > HOPELESS * best.seconds_per_step:
+        if seconds[width] > HOPELESS * min(seconds.values()):
             break
-        if seconds < best.seconds_per_step:
-            best = Choice(width, seconds, loop)
+        packs[width] = pack
+    if device.type == "cpu":  # where a neighbour's work may have slowed one of them down, and not the others
+        for width, pack in packs.items():
+            seconds[width] = min(seconds[width], timed(pack.step, device) / width)
+    lanes = min(seconds, key=seconds.__getitem__)
+    best = Choice(lanes, seconds[lanes], loop)
     log.info("%s on %s: %s", study.workload, device, best)
     return best
 

@@ -292,7 +292,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return packs
 
 
-@pytest.mark.parametrize(("steps", "widths"), [(4, []), (20, [8]), (80, [8, 16, 32]), (420, [8, 16, 32])])
+@pytest.mark.parametrize(("steps", "widths"), [(20, []), (40, [8]), (80, [8, 16]), (420, [8, 16, 32])])
 def test_a_calibration_tries_no_more_than_its_study_is_worth(tried: list[list[str]], steps: int, widths: list[int]):
     small = replace(spec.load("digits-cnn"), budget=Budget(steps, 1, 64))  # 540 trials
     assert calibrate(small, CPU).lanes == max(widths, default=1)
