@@ -49,10 +49,15 @@ LISTS = [each.name for each in fields(Part)][2:]
 
 
 def cut(whole: Part, one_by_one: bool = False) -> Iterator[Part]:
-    """The parts of a whole, in no particular order; pieces of a tensor are views of it.
+    """The parts of a whole, in no particular order; pieces of a tensor are views of it, and shards keep to themselves.
 
     one_by_one: no two tensors together.
     """
+    kinds = [sharded(param) for param in whole.params]
+    if any(kinds) and not all(kinds):
+        for kind in (False, True):
+            yield from cut(some(whole, [i for i, each in enumerate(kinds) if each is kind]), one_by_one)
+        return
     if one_by_one:
         yield from (some(whole, [i]) for i in range(len(whole.params)))
         return
