@@ -32,6 +32,7 @@ from .optimizer import (
     check_number,
     keep,
     kept,
+    rate,
     real,
     recall,
     with_gradients,
@@ -275,7 +276,7 @@ class Adam(MomentumOptimizer):
         steps = counters(states, params, group["capturable"])
         found = Group(
             params=real(params),
-            lr=group["lr"],
+            lr=rate(group),
             grads=real(grads),
             first=first,
             second=kept(states, params, "exp_avg_sq")[0],
@@ -297,7 +298,7 @@ def counters(states: Sequence[State], params: Sequence[Tensor], capturable: bool
     """How many steps each parameter has taken: torch.optim's tensors, on the device if capturable."""
     for state, param in zip(states, params, strict=True):
         if "step" not in state:
-            state["step"] = torch.zeros((), device=param.device if capturable else None)
+            state["step"] = torch.zeros((), device=param.device if capturable else "cpu")
     return [state["step"] for state in states]
 
 

@@ -54,7 +54,7 @@ def divide_(tensors: Tensors, factor: Factor) -> None:
 def add_(tensors: Tensors, number: float) -> None:
     """x <- x + number."""
     if tensors[0].is_cpu and not sharded(tensors[0]):  # a number would be made into a tensor once per tensor
-        torch._foreach_add_(tensors, torch.tensor(number, dtype=wide(tensors)), alpha=1)
+        torch._foreach_add_(tensors, torch.tensor(number, dtype=wide(tensors), device=tensors[0].device), alpha=1)
     else:
         torch._foreach_add_(tensors, number)
 
@@ -109,7 +109,7 @@ def one_or_each(factor: Factor, tensors: Tensors) -> Tensor | list[Tensor] | flo
     """The factor as foreach takes it: one for all, or one tensor per tensor."""
     if isinstance(factor, float | int):
         # On a CPU, _foreach_mul_ rounds a number to the tensors' bfloat16, but not a tensor of shape ().
-        return torch.tensor(factor, dtype=wide(tensors)) if tensors[0].is_cpu else factor
+        return torch.tensor(factor, dtype=wide(tensors), device="cpu") if tensors[0].is_cpu else factor
     serves_all = isinstance(factor, Tensor) and factor.ndim == 0 and (factor.is_cpu or one_device([factor, *tensors]))
     return factor if serves_all else each(factor, tensors)  # type: ignore[return-value]  # mypy loses the isinstance
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args
 
@@ -120,8 +120,10 @@ class Rule(ABC):
                 f"{cls.__name__} needs {', '.join(sorted(unknown))}, which nobody measures. "
                 f"Known: {', '.join(sorted(NORMS | PRODUCTS))}."
             )
+        if not cls.__dict__.get("name"):  # a rule that extends another one does not take its name
+            cls.name = cls.__name__
         if not getattr(cls.beta, "__isabstractmethod__", False):
-            Rule.registry[cls.name or cls.__name__] = cls
+            Rule.registry[cls.name] = cls
 
     @abstractmethod
     def beta(self, s: Statistics) -> Scalar:
@@ -134,7 +136,7 @@ class Rule(ABC):
     def as_dict(self) -> dict[str, Any]:
         """The rule in plain words, for checkpoints and study files; `rule(**words)` builds it again."""
         options = {each: getattr(self, each) for each in options_of(type(self))}
-        return {"name": type(self).name or type(self).__name__, **options}
+        return {"name": type(self).name, **options}
 
 
 @dataclass(frozen=True)
@@ -323,6 +325,10 @@ Momentum = float | Literal["adaptive"] | Rule  # what a user may pass
 def as_rule(momentum: object) -> Rule:
     """The rule that a user means by a number, the word "adaptive", or a rule. Raises TypeError or ValueError."""
     if isinstance(momentum, Rule):
+        if not is_dataclass(momentum) or type(momentum).__hash__ is None:
+            raise TypeError(
+                f"{type(momentum).__name__} needs @dataclass(frozen=True) above it: equal rules compare equal."
+            )
         return momentum
     if isinstance(momentum, str):
         if momentum == "adaptive":

@@ -21,6 +21,7 @@ __all__ = [
     "check_options",
     "keep",
     "kept",
+    "rate",
     "real",
     "recall",
     "with_gradients",
@@ -50,6 +51,9 @@ class MomentumOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: State) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_momenta", {})
+        for group in self.param_groups:  # of a checkpoint from before some option was there
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)
 
     @classmethod
     @abstractmethod
@@ -163,8 +167,8 @@ class MomentumOptimizer(torch.optim.Optimizer):
                 self.set_momentum(group, rule(**found))
         super().load_state_dict({**state_dict, "param_groups": groups})
         for group in self.param_groups:
-            home = group["params"][0].device
-            if "memory" in group:
+            if "memory" in group and group["params"]:
+                home = group["params"][0].device
                 group["memory"] = {name: value.to(home) for name, value in group["memory"].items()}
 
 
@@ -215,6 +219,12 @@ def keep(rule: Rule, group: ParamGroup, present: list[int], memory: Memory) -> N
 def partial(rule: Rule, group: ParamGroup, present: list[int]) -> bool:
     """Only some tensors of the group take part in this step, and each is measured alone."""
     return rule.scope == "tensor" and len(present) < len(group["params"])
+
+
+def rate(group: ParamGroup) -> Scalar:
+    """The group's learning rate: a number, or a tensor of shape ()."""
+    lr: Scalar = group["lr"]
+    return lr.reshape(()) if isinstance(lr, Tensor) else lr
 
 
 def real(tensors: list[Tensor]) -> list[Tensor]:

@@ -22,7 +22,7 @@ from . import kernels
 from .arithmetic import Factor, Tensors, add_scaled_, blend_, lerp_, pick
 from .measuring import Memory, Reduction, Sums, begin_, betas, follow_, observe_
 from .momentum import Fixed, Momentum, Rule, Scalar
-from .optimizer import MomentumOptimizer, ParamGroup, Params, keep, kept, real, recall, with_gradients
+from .optimizer import MomentumOptimizer, ParamGroup, Params, keep, kept, rate, real, recall, with_gradients
 from .parts import Part, cut
 
 __all__ = ["SGD", "Group", "descend_", "measure", "step_"]
@@ -264,7 +264,7 @@ class SGD(MomentumOptimizer):
         wanted = False if group["nesterov"] else group["fused"]
         found = Group(
             params=tensors,
-            lr=group["lr"],
+            lr=rate(group),
             grads=gradients,
             velocity=velocity,
             memory=recall(rule, group, present, states, params),

@@ -442,3 +442,60 @@ def test_a_rule_of_ones_own_works_in_every_optimizer_and_survives_a_checkpoint(m
         again = build("adaptive", deepcopy(model).parameters())
         again.load_state_dict(optimizer.state_dict())
         assert again.momentum_of(again.param_groups[0]) == Cosine(cap=0.5)
+
+
+@every_optimizer
+def test_a_rate_of_one_element_suits_parameters_of_every_shape(build: Build):
+    ends = []
+    for lr in (0.1, torch.tensor([0.1])):
+        params = [torch.ones(shape, requires_grad=True) for shape in ((), (3,), (2, 2))]
+        optimizer = build(params, lr=lr)
+        for _ in range(3):
+            for param in params:
+                param.grad = param.detach().sin()
+            optimizer.step()
+        ends.append(torch.cat([param.detach().flatten() for param in params]))
+    torch.testing.assert_close(*ends)
+
+
+@every_optimizer
+def test_a_checkpoint_from_before_an_option_takes_its_default(build: Build, model: nn.Module):
+    optimizer = build(model.parameters())
+    train(model, optimizer, range(2))
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["maximize"]
+    optimizer.load_state_dict(state)
+    train(model, optimizer, range(2))
+    assert optimizer.param_groups[0]["maximize"] is False
+
+
+def test_a_rule_that_extends_another_leaves_it_its_name():
+    @dataclass(frozen=True)
+    class Bolder(adamom.HeavyBall):
+        delta: float = 0.5
+
+    assert type(adamom.rule("heavy_ball")) is adamom.HeavyBall
+    assert adamom.rule(**Bolder().as_dict()) == Bolder()
+
+
+def test_a_rule_that_is_no_frozen_dataclass_is_told_so():
+    class Bare(adamom.Rule):
+        def beta(self, s: adamom.Statistics) -> float:
+            return 0.5
+
+    Open = dataclass(Bare)  # equal, but without a hash
+    for made in (Bare(), Open()):
+        with pytest.raises(TypeError, match=r"needs @dataclass\(frozen=True\) above it"):
+            adamom.SGD([torch.ones(1, requires_grad=True)], 0.1, made)
+
+
+def test_a_default_device_elsewhere_is_not_where_numbers_of_the_step_go():
+    param = torch.ones(4, requires_grad=True)
+    optimizer = adamom.Adam([param], 0.1, ("adaptive", 0.999))
+    for _ in range(3):
+        param.grad = param.detach().sin()
+        with torch.device("meta"):
+            optimizer.step()
+    assert param.isfinite().all()
+    assert (param < 1).all()
