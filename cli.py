@@ -393,6 +393,9 @@ def main() -> None:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # for what Python still wants to write at its end
         sys.exit(NO)
+    finally:
+        if "triton" not in sys.modules:  # which counts what is left of it at the end, and tells
+            gc.freeze()  # or the collector walks all of torch once more, which takes up to a second
 
 
 @contextmanager

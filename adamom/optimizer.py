@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, overload
@@ -74,7 +75,8 @@ class MomentumOptimizer(torch.optim.Optimizer):
         """Take the step of groups that share a rule, and return the beta of each."""
 
     def add_param_group(self, param_group: ParamGroup) -> None:
-        super().add_param_group(param_group)
+        # torch's own, without the wrapper that keeps it from being compiled: the wrapper imports the compiler, a second
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
         try:
             self._settle(self.param_groups[-1])
         except (TypeError, ValueError):
