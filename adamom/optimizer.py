@@ -28,6 +28,9 @@ __all__ = [
     "with_gradients",
 ]
 
+# torch keeps this method from being compiled; to say so, it imports its compiler, which takes a second.
+WRAPPED = torch.optim.Optimizer.add_param_group
+
 ParamGroup = dict[str, Any]
 Params = Iterable[Tensor] | Iterable[ParamGroup] | Iterable[tuple[str, Tensor]]
 State = dict[str, Any]
@@ -75,8 +78,11 @@ class MomentumOptimizer(torch.optim.Optimizer):
         """Take the step of groups that share a rule, and return the beta of each."""
 
     def add_param_group(self, param_group: ParamGroup) -> None:
-        # torch's own, without the wrapper that keeps it from being compiled: the wrapper imports the compiler, a second
-        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+        add = super().add_param_group
+        if getattr(add, "__func__", None) is WRAPPED:  # and not what somebody else has put in its place
+            inspect.unwrap(WRAPPED)(self, param_group)
+        else:
+            add(param_group)
         try:
             self._settle(self.param_groups[-1])
         except (TypeError, ValueError):

@@ -435,9 +435,6 @@ def narrower(alive: int, packed: int) -> int:
     return min(rung for rung in rungs if rung >= alive)
 
 
-OUTSIDE = ("params", "grads", "lr", "fresh")  # of an optimizer's state: what the pack has anyway, and first steps
-
-
 def mapped(state: Any, change: Callable[[Tensor, int | None], Tensor]) -> Any:
     """An optimizer's state with every tensor changed.
 

@@ -63,7 +63,7 @@ def train(point: Point, study: Study, device: torch.device, checkpoints: Checkpo
         steps = evaluated_at - step
         while step < evaluated_at:
             batch = order[step]
-            model.zero_grad()  # optimizer.zero_grad would import torch's compiler, which takes a second
+            optimizer.zero_grad()
             with forward_in(budget.precision, device):
                 outputs = model(training.inputs[batch])
             loss = loss_of(outputs, training.targets[batch])
