@@ -184,15 +184,18 @@ def test_a_lane_of_matrix_products_has_the_same_bits_wherever_it_lies_in_whateve
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-resnet"])
-def test_lanes_that_take_their_steps_a_few_at_a_time_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("few", "blocks", "parts"), [(3, [3, 6, 8], [3, 5, 6, 8]), (7, [7, 8], [5, 6, 7, 8])])
+def test_lanes_that_take_their_steps_a_few_at_a_time_change_nothing(
+    name: str, few: int, blocks: list[int], parts: list[int], monkeypatch: pytest.MonkeyPatch
+):
     small = study(name, 8, 4)
     points = [("sgd 0.9", 0.01, 0), ("sgd 0.9", ABSURD, 1), *(("sgd 0.9", 0.02, seed) for seed in (2, 3, 4))]
     points += [("adam adaptive", 1e-3, seed) for seed in (0, 1)] + [("adam 0.9", ABSURD, 5)]
     at_once = together(small, points)
-    monkeypatch.setitem(lanes.TOGETHER, "cpu", 3)
+    monkeypatch.setitem(lanes.TOGETHER, "cpu", few)
     pack = lanes.Pack(trials(points), small, CPU)
-    assert [block.lanes for block in pack.blocks] == [slice(0, 3), slice(3, 6), slice(6, 8)]
-    assert [part.lanes for block in pack.blocks for part in block.parts][1:3] == [slice(3, 5), slice(5, 6)]
+    assert [block.lanes.stop for block in pack.blocks] == blocks
+    assert [part.lanes.stop for block in pack.blocks for part in block.parts] == parts
     for ours, theirs in zip(together(small, points), at_once, strict=True):
         if name in CONVOLUTIONS:
             assert_close(ours, theirs, TOLERANCE[name])
