@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import adamom
 from storage.records import Curve, Point, Study, Trial
-from studies import arms, programs, training, workloads
+from studies import arms, native, programs, training, workloads
 from studies.checkpoints import Checkpoints, curve_from, curve_state
 from studies.precision import multiply_in
 from studies.programs import Program, views
@@ -34,7 +34,7 @@ __all__ = ["Pack", "train"]
 
 ENGINE = "lanes 3"  # whose checkpoints are whose: a plain loop rounds differently
 SAVED = ("weights", "buffers", "optimizer")
-TOGETHER = {"cpu": 32}  # lanes, at most, that take a step before the next ones do: those that a core's cache holds
+TOGETHER = {"cpu": 8}  # lanes, at most, that take a step before the next ones do: those that a core's cache holds
 
 
 def train(
@@ -193,9 +193,17 @@ class Pack:
         program = self.program(programs.gradient, inputs[0], targets[0], self.study.budget.precision)
         arguments = [*self.state(lanes), inputs, targets]
         destinations = [each[lanes] for each in self.destinations]
-        gradient = bind(program, len(inputs), arguments, self.arena, destinations)
+        gradient = self.bound(program, len(inputs), arguments, destinations)
         return Tape(
             [*self.next_batches(lanes, inputs, targets), *gradient.calls, *self.notes(lanes, *gradient.results)]
+        )
+
+    def bound(
+        self, program: Program, lanes: int, arguments: Sequence[Tensor], destinations: Sequence[Tensor] = ()
+    ) -> Tape:
+        """The program for these lanes: one function where it can be compiled, else a list of calls."""
+        return native.bind(program, lanes, arguments, self.arena, destinations) or bind(
+            program, lanes, arguments, self.arena, destinations
         )
 
     def state(self, lanes: slice) -> list[Tensor]:
@@ -239,7 +247,7 @@ class Pack:
         program = self.program(
             programs.in_place, move, arguments, [0, *dims], name=repr((part.rule, settings(part.group)))
         )
-        return bind(program, len(arguments[0]), arguments, self.arena).calls
+        return self.bound(program, len(arguments[0]), arguments).calls
 
     def step(self) -> None:
         """One optimizer step of every lane."""
@@ -326,7 +334,7 @@ class Pack:
         """The parts in which these lanes look at the validation examples, each with its share of them."""
         for inputs, targets in training.chunks(self.validation):
             program = self.program(programs.evaluation, inputs, targets, self.study.budget.precision)
-            tape = bind(program, lanes.stop - lanes.start, [*self.state(lanes), inputs, targets], self.arena)
+            tape = self.bound(program, lanes.stop - lanes.start, [*self.state(lanes), inputs, targets])
             yield tape, len(inputs) / len(self.validation)
 
     def validate(self) -> tuple[Tensor, Tensor]:

@@ -131,7 +131,7 @@ class Binding:
         self.written = {self.homes[node] for node in nodes if writes(node)}
         first = len(program.results) - len(destinations)
         kept, wanted = program.results[:first], program.results[first:]
-        self.ends = self.last_readers(nodes, program.results)
+        self.ends = last_readers(nodes, self.homes, program.results)
         self.wanted = dict(self.reachable(wanted, destinations))
         for node in nodes:
             self.values[node] = self.place(node)
@@ -141,16 +141,6 @@ class Binding:
             if not same_place(self.values[node], destination):
                 self.call(Tensor.copy_, (destination, self.values[node]))
         self.results = [self.settled(node) for node in kept]
-
-    def last_readers(self, nodes: Sequence[fx.Node], results: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-        """For every node the values that nobody reads after it."""
-        last: dict[fx.Node, fx.Node] = {}
-        for node in nodes:
-            last |= {self.homes[each]: node for each in (node, *node.all_input_nodes)}
-        ends = defaultdict(list)
-        for value in last.keys() - {self.homes[result] for result in results}:
-            ends[last[value]].append(value)
-        return ends
 
     def reachable(self, nodes: Sequence[fx.Node], destinations: Sequence[Tensor]) -> Iterator[tuple[fx.Node, Tensor]]:
         """The values that can be computed where a result is wanted, each with that place in its own shape."""
@@ -290,6 +280,19 @@ class Binding:
     def size(self, node: fx.Node) -> int:
         """Bytes of the node's value, or of all of them where there are several."""
         return sum(prod(self.scaled(each.shape)) * each.element_size() for each in tensors(node.meta["val"]))
+
+
+def last_readers(
+    nodes: Sequence[fx.Node], homes: Mapping[fx.Node, fx.Node], results: Sequence[fx.Node]
+) -> dict[fx.Node, list[fx.Node]]:
+    """For every node the values that nobody reads after it. homes: in whose memory each value lies."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        last |= {homes[each]: node for each in (node, *node.all_input_nodes)}
+    ends = defaultdict(list)
+    for value in last.keys() - {homes[result] for result in results}:
+        ends[last[value]].append(value)
+    return ends
 
 
 # What operations do is read from their schemas.
