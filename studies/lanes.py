@@ -144,8 +144,9 @@ class Pack:
         budget = self.study.budget
         seeds = sorted({trial.point.seed for trial in self.trials})
         orders = [batch_order(self.workload, seed, budget.steps, budget.batch_size) for seed in seeds]
-        self.orders = torch.stack(orders, dim=1).to(self.device)  # (steps, seeds, batch)
-        self.seed_of = torch.tensor([seeds.index(trial.point.seed) for trial in self.trials], device=self.device)
+        self.orders = torch.cat(orders).to(self.device)
+        first = [seeds.index(trial.point.seed) * budget.steps for trial in self.trials]
+        self.first_batch = torch.tensor(first, device=self.device)  # the row of its order, for every lane
         self.next_step = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def shape_views(self) -> None:
@@ -180,8 +181,8 @@ class Pack:
         self.blocks: list[Block] = []
         self.whole_step: Tape | None = None
         shape = (min(len(self.live), self.together), self.study.budget.batch_size)
-        split = self.training
-        inputs, targets = (each.new_empty(*shape, *each.shape[1:]) for each in (split.inputs, split.targets))
+        self.examples = (self.training.inputs, self.training.targets)
+        inputs, targets = (each.new_empty(*shape, *each.shape[1:]) for each in self.examples)
         for parts in grouped(self.slices, self.together):
             lanes = slice(parts[0].lanes.start, parts[-1].lanes.stop)
             count = lanes.stop - lanes.start
@@ -191,12 +192,21 @@ class Pack:
     def gradients(self, lanes: slice, inputs: Tensor, targets: Tensor) -> Tape:
         """Bring these lanes their batches and gradients, and note what they show. inputs, targets: for the batches."""
         program = self.program(programs.gradient, inputs[0], targets[0], self.study.budget.precision)
-        arguments = [*self.state(lanes), inputs, targets]
         destinations = [each[lanes] for each in self.destinations]
-        gradient = self.bound(program, len(inputs), arguments, destinations)
-        return Tape(
-            [*self.next_batches(lanes, inputs, targets), *gradient.calls, *self.notes(lanes, *gradient.results)]
-        )
+        gradient = self.bound(program, len(inputs), [*self.state(lanes), inputs, targets], destinations)
+        shown = [*gradient.results, self.losses[lanes], self.all_finite[lanes], self.finite_steps[lanes]]
+        pick = [self.orders, self.first_batch[lanes], self.next_step, *self.examples, inputs, targets]
+        batches = self.done_to(next_batches, pick, [None, 0, None, None, None, 0, 0], name=str(tuple(inputs.shape[1:])))
+        return Tape([*batches.calls, *gradient.calls, *self.done_to(note, shown, [0, 0, 0, 0]).calls])
+
+    def done_to(
+        self, function: Callable[..., None], tensors: Sequence[Tensor], dims: Sequence[int | None], name: str = ""
+    ) -> Tape:
+        """What a function does to these tensors. dims: those of their dimensions that count lanes. name: tells apart
+        functions that are called the same."""
+        program = self.program(programs.in_place, function, tensors, dims, name=f"{function.__name__} {name}")
+        lanes = next(each.shape[dim] for each, dim in zip(tensors, dims, strict=True) if dim is not None)
+        return self.bound(program, lanes, tensors)
 
     def bound(
         self, program: Program, lanes: int, arguments: Sequence[Tensor], destinations: Sequence[Tensor] = ()
@@ -209,26 +219,6 @@ class Pack:
     def state(self, lanes: slice) -> list[Tensor]:
         """The weights and buffers of these lanes."""
         return [each[lanes] for each in (*self.params, *self.buffers)]
-
-    def next_batches(self, lanes: slice, inputs: Tensor, targets: Tensor) -> Iterator[Call]:
-        """Bring every lane its next batch."""
-        _, seeds, batch = self.orders.shape
-        orders, mine = self.orders.new_empty(1, seeds, batch), self.orders.new_empty(len(inputs), batch)
-        pick, examples = torch.index_select, mine.view(-1)
-        yield partial(pick, self.orders, 0, self.next_step, out=orders)
-        yield partial(pick, orders[0], 0, self.seed_of[lanes], out=mine)
-        yield partial(pick, self.training.inputs, 0, examples, out=inputs.flatten(0, 1))
-        yield partial(pick, self.training.targets, 0, examples, out=targets.flatten(0, 1))
-
-    def notes(self, lanes: slice, losses: Tensor) -> Iterator[Call]:
-        """Remember what the step showed: the losses, and whether each was finite like all before it."""
-        all_finite, size = self.all_finite[lanes], torch.empty_like(losses)
-        finite = torch.empty_like(all_finite)
-        yield partial(self.losses[lanes].add_, losses)
-        yield partial(torch.abs, losses, out=size)
-        yield partial(torch.lt, size, torch.inf, out=finite)
-        yield partial(all_finite.logical_and_, finite)
-        yield partial(self.finite_steps[lanes].add_, all_finite)
 
     def moves(self, part: Slice) -> list[Call]:
         """The optimizer step of one arm, once its state is there."""
@@ -243,11 +233,8 @@ class Pack:
                     before.copy_(after)
 
         state, dims = zip(*tensors_of(part.group), strict=True)
-        arguments = [self.betas[part.lanes], *state]
-        program = self.program(
-            programs.in_place, move, arguments, [0, *dims], name=repr((part.rule, settings(part.group)))
-        )
-        return self.bound(program, len(arguments[0]), arguments).calls
+        name = repr((part.rule, settings(part.group)))
+        return self.done_to(move, [self.betas[part.lanes], *state], [0, *dims], name).calls
 
     def step(self) -> None:
         """One optimizer step of every lane."""
@@ -359,7 +346,7 @@ class Pack:
         self.buffers = [buffer[index] for buffer in self.buffers]
         self.shape_views()
         self.slices = [kept for part in self.slices if (kept := self.narrowed(part, lanes))]
-        for name in ("seed_of", "losses", "betas", "all_finite", "finite_steps"):
+        for name in ("first_batch", "losses", "betas", "all_finite", "finite_steps"):
             setattr(self, name, getattr(self, name)[index])
         self.trials, self.live = [self.trials[lane] for lane in lanes], [self.live[lane] for lane in lanes]
         self.write_down()
@@ -393,6 +380,26 @@ class Pack:
 
 
 PROGRAMS: dict[tuple[str, ...], Program] = {}
+
+
+def next_batches(
+    orders: Tensor, first: Tensor, step: Tensor, all_inputs: Tensor, all_targets: Tensor, inputs: Tensor, targets: Tensor
+) -> None:
+    """Bring every lane its next batch.
+
+    orders: which examples a step sees, of shape (rows, batch). first: the row of each lane's first step, (lanes,).
+    step: how many there have been, (1,). inputs, targets: where the batches go, (lanes, batch, ...).
+    """
+    examples = orders.index_select(0, first + step).flatten()
+    torch.index_select(all_inputs, 0, examples, out=inputs.flatten(0, 1))
+    torch.index_select(all_targets, 0, examples, out=targets.flatten(0, 1))
+
+
+def note(shown: Tensor, losses: Tensor, all_finite: Tensor, finite_steps: Tensor) -> None:
+    """Remember what a step showed, by lane: the loss, and whether it was finite like all before it."""
+    losses += shown
+    all_finite &= shown.abs() < torch.inf
+    finite_steps += all_finite
 
 
 SEEDS = 64  # whose weights and batches a process remembers from pack to pack

@@ -48,7 +48,8 @@ def bind(
     memory = (ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors))
 
     def call(run: Any = function.run, lanes: int = lanes, memory: Any = memory, kept: Any = tensors) -> None:
-        run(lanes, memory)
+        if run(lanes, memory):
+            raise IndexError("A target, or the number of an example, points outside of what there is.")
 
     return Tape([call], results)
 

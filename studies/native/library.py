@@ -25,7 +25,7 @@ class CompilerError(Exception):
     """There is no C compiler, or it does not compile this."""
 
 
-def load(text: str) -> Callable[[int, ctypes.Array[ctypes.c_void_p]], None]:
+def load(text: str) -> Callable[[int, ctypes.Array[ctypes.c_void_p]], int]:
     """The function `run` of this text. Raises CompilerError saying why there is none."""
     digest = hashlib.sha256("\0".join([target(), *FLAGS, *LIBRARIES, KERNELS.read_text(), text]).encode()).hexdigest()
     library = folder() / f"{digest[:32]}.so"
@@ -35,7 +35,7 @@ def load(text: str) -> Callable[[int, ctypes.Array[ctypes.c_void_p]], None]:
         function = ctypes.CDLL(str(library)).run
     except OSError as error:  # as where the folder may hold no programs
         raise CompilerError(str(error)) from error
-    function.argtypes, function.restype = (ctypes.c_long, ctypes.c_void_p), None
+    function.argtypes, function.restype = (ctypes.c_long, ctypes.c_void_p), ctypes.c_int
     return function  # type: ignore[no-any-return]
 
 

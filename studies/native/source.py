@@ -41,7 +41,7 @@ class Untranslatable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """The text of `void run(long lanes, void **memory)`.
+    """The text of `int run(long lanes, void **memory)`, which returns 1 if an index points outside.
 
     memory: where each argument of the program begins, then each result that has no destination, each destination, each
     of `constants`, and `scratch` bytes for what is computed on the way.
@@ -170,6 +170,7 @@ EXPRESSIONS: dict[str, Callable[..., str]] = {
     "add": lambda x, y, alpha="1": f"{x} + {scaled(alpha, y)}",
     "addcdiv": lambda x, y, z, value="1": f"{x} + {scaled(value, f'({y} / {z})')}",
     "addcmul": lambda x, y, z, value="1": f"{x} + {scaled(value, f'({y} * {z})')}",
+    "bitwise_and": lambda x, y: f"{x} & {y}",
     "clamp": lambda x, low, high: f"{x} < {low} ? {low} : {x} > {high} ? {high} : {x}",
     "clamp_min": lambda x, low: f"{x} < {low} ? {low} : {x}",
     "clone": lambda x: x,
@@ -224,12 +225,14 @@ TEXT = """\
 #include "kernels.h"
 
 {functions}
-void run(long lanes, void **memory) {{
+int run(long lanes, void **memory) {{
+  int wrong = 0;
 {pointers}
 {once}
   for (long lane = 0; lane < lanes; lane++) {{
 {lane}
   }}
+  return 0;
 }}
 """
 
@@ -631,41 +634,57 @@ class Translation:
 
     def gather(self, node: fx.Node) -> None:
         """For every element one that stands where an index says."""
+        index = operands(node)[2]
+        self.pick(node, self.values[index])
+
+    def index_select(self, node: fx.Node) -> None:
+        """The rows of a table, or slices of it along another dimension, that an index names."""
+        _, dim, index = operands(node)
+        names, ndim = self.values[index], held(node).ndim
+        if isinstance(names, Place):
+            along = [-1 if each == dim % ndim else 1 for each in range(ndim)]
+            names = replace(names, like=names.like.view(along))
+        self.pick(node, names)
+
+    def pick(self, node: fx.Node, at: Value) -> None:
+        """Elements of a table, each from where `at` says along a dimension, and from where it stands along the others."""
         source, dim, index = operands(node)
-        shape, value = self.shape(node), self.values[source]
-        if not isinstance(value, Place) or prod(shape) == 1 or has_lane_at(source, dim):
-            raise Untranslatable("gather from one number")
-        if self.loop and self.homes[source] in self.loop.seen:
+        table, shape = self.values[source], self.shape(node)
+        if not isinstance(table, Place) or prod(shape) == 1 or has_lane_at(source, dim):
+            raise Untranslatable(f"{name_of(node)} from what is no table")
+        target = self.values[lender(node)] if overwrites(node) else None
+        if self.loop and not {self.homes[source], self.homes[index]}.isdisjoint(self.loop.seen):
             self.close()
-        loop = self.loop_over(shape, [index])
-        at = self.read(index, loop).text
-        dim %= len(shape)
-        steps = tuple(0 if each == dim or size == 1 else step for each, (size, step) in enumerate(zip(shape, value.like.stride(), strict=True)))
-        variable, across = Number(self.name(), value.dtype), value.like.stride(dim)
-        loop.body.append(
-            lambda kept: f"const {typed(value.dtype)} {variable.text} = {value.element(kept(steps), f'{at} * {across}')};"
-        )
-        loop.seen[self.homes[source]] = object()  # nobody else comes to it on this way
-        loop.ways.append(steps)
-        self.compute(loop, node, self.place(node), variable)
+        loop = self.loop_over(shape, [])
+        self.lane += within(at, table.like.shape[dim])
+        across, steps = table.like.stride(dim), without(dim, table.steps(table.like.shape))
+        variable = Number(self.name(), table.dtype)
+        walked = at.steps(shape) if isinstance(at, Place) else None
+
+        def picked(kept: Callable[[Steps], Steps]) -> str:
+            where = at.element(kept(walked)) if walked else at.text
+            return f"const {typed(table.dtype)} {variable.text} = {table.element(kept(steps), f'{where} * {across}')};"
+
+        loop.body.append(picked)
+        for each in (source, index):
+            loop.seen[self.homes[each]] = object()  # no other operation comes to it on this way
+        loop.ways += [steps, *([walked] if walked else [])]
+        self.compute(loop, node, target if isinstance(target, Place) else self.place(node), variable)
 
     def scatter(self, node: fx.Node) -> None:
         """Values added to those of a base, where an index says."""
         base, dim, index, source = operands(node)
-        if has_lane_at(node, dim):
-            raise Untranslatable("scatter_add over lanes")
+        at, added, like = self.values[index], self.values[source], self.like(index)
+        if has_lane_at(node, dim) or not isinstance(at, Place):
+            raise Untranslatable("scatter_add to one place")
         self.close()
         place = self.place(node)
         self.lane += nested(place.like, f"{place.element(place.steps(place.like.shape))} = {self.text(base, place)};")
-        like = self.like(index)
-        dim %= like.ndim
-        steps = tuple(0 if each == dim else step for each, step in enumerate(place.steps(place.like.shape)))
-        at, value = self.values[index], self.values[source]
-        if not isinstance(at, Place):
-            raise Untranslatable("scatter_add to one place")
-        added = value.text if isinstance(value, Number) else value.element(value.like[tuple(slice(size) for size in like.shape)].stride())
+        self.lane += within(at, place.like.shape[dim])
         where = f"{at.element(at.steps(like.shape))} * {place.like.stride(dim)}"
-        self.lane += nested(like, f"{place.element(steps, where)} += {added};", simd=False)
+        here = place.element(without(dim, place.steps(place.like.shape)), where)
+        term = added.text if isinstance(added, Number) else added.element(added.steps(like.shape))
+        self.lane += nested(like, f"{here} += {term};", simd=False)
         self.values[node] = place
 
     def argmax(self, node: fx.Node) -> None:
@@ -691,6 +710,7 @@ class Translation:
 SPECIAL: dict[str, Callable[[Translation, fx.Node], None]] = {
     "bmm": Translation.product,
     "gather": Translation.gather,
+    "index_select": Translation.index_select,
     "scatter_add": Translation.scatter,
     "argmax": Translation.argmax,
 }
@@ -736,6 +756,18 @@ def nested(like: Tensor, statement: str, simd: bool = True) -> list[str]:
     if simd and loops:
         loops.insert(-1, "#pragma omp simd")
     return [*loops, statement]
+
+
+def within(at: Value, size: int) -> list[str]:
+    """Give up if an index points outside."""
+    if isinstance(at, Number):
+        return [f"if ({at.text} < 0 || {at.text} >= {size}) return 1;"]
+    wrong = f"wrong |= {at.element(at.steps(at.like.shape))} < 0 || {at.element(at.steps(at.like.shape))} >= {size};"
+    return nested(at.like, wrong, simd=False) + ["if (wrong) return 1;"]
+
+
+def without(dim: int, steps: Steps) -> Steps:
+    return tuple(0 if each == dim % len(steps) else step for each, step in enumerate(steps))
 
 
 def way(place: Place, shape: Sequence[int]) -> tuple[Any, ...]:
