@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -32,9 +32,12 @@ from studies.workloads.workload import Workload
 
 __all__ = ["Pack", "train"]
 
-ENGINE = "lanes 3"  # whose checkpoints are whose: a plain loop rounds differently
+ENGINE = "lanes 4"  # whose checkpoints are whose: a plain loop rounds differently
 SAVED = ("weights", "buffers", "optimizer")
-TOGETHER = {"cpu": 8}  # lanes, at most, that take a step before the next ones do: those that a core's cache holds
+TOGETHER = 32  # lanes, at most, that take a step on a CPU before the next ones do: those that a core's cache holds
+COMPILED = (
+    8  # the same where their step is compiled: then all that is kept of a lane stays, between its gradient and its move
+)
 
 
 def train(
@@ -111,7 +114,6 @@ class Pack:
         self.started = time.perf_counter()
         self.study, self.device = study, device
         self.workload = workloads.load(study.workload)
-        self.ran_on = provenance(device, engine=f"lanes {len(trials)}", data=self.workload.data_hash)
         place = {name: i for i, name in enumerate(study.arm_names)}
         self.trials = sorted(trials, key=lambda trial: place[trial.point.arm])
         self.packed = len(self.trials)
@@ -171,9 +173,27 @@ class Pack:
             yield Slice(rule, lanes, group)
             first = lanes.stop
 
+    @cached_property
+    def compiled(self) -> bool:
+        """Whether this pack's gradients are a function of machine code here."""
+        return self.device.type == "cpu" and native.compiles(self.gradient_program, self.destinations)
+
     @property
     def together(self) -> int:
-        return TOGETHER.get(self.device.type, len(self.trials))
+        """How many lanes, at most, take their step before the next ones do."""
+        return (COMPILED if self.compiled else TOGETHER) if self.device.type == "cpu" else self.packed
+
+    @cached_property
+    def ran_on(self) -> dict[str, str]:
+        engine = f"lanes {self.packed}{', compiled' if self.compiled else ''}"
+        return provenance(self.device, engine, self.workload.data_hash)
+
+    @property
+    def gradient_program(self) -> Program:
+        inputs, targets = (
+            each[: self.study.budget.batch_size] for each in (self.training.inputs, self.training.targets)
+        )
+        return self.program(programs.gradient, inputs, targets, self.study.budget.precision)
 
     def write_down(self) -> None:
         """What is called at every step and at every evaluation, for as many lanes as there are now."""
@@ -191,9 +211,9 @@ class Pack:
 
     def gradients(self, lanes: slice, inputs: Tensor, targets: Tensor) -> Tape:
         """Bring these lanes their batches and gradients, and note what they show. inputs, targets: for the batches."""
-        program = self.program(programs.gradient, inputs[0], targets[0], self.study.budget.precision)
         destinations = [each[lanes] for each in self.destinations]
-        gradient = self.bound(program, len(inputs), [*self.state(lanes), inputs, targets], destinations)
+        arguments = [*self.state(lanes), inputs, targets]
+        gradient = self.bound(self.gradient_program, len(inputs), arguments, destinations)
         shown = [*gradient.results, self.losses[lanes], self.all_finite[lanes], self.finite_steps[lanes]]
         pick = [self.orders, self.first_batch[lanes], self.next_step, *self.examples, inputs, targets]
         batches = self.done_to(next_batches, pick, [None, 0, None, None, None, 0, 0], name=str(tuple(inputs.shape[1:])))
@@ -383,7 +403,13 @@ PROGRAMS: dict[tuple[str, ...], Program] = {}
 
 
 def next_batches(
-    orders: Tensor, first: Tensor, step: Tensor, all_inputs: Tensor, all_targets: Tensor, inputs: Tensor, targets: Tensor
+    orders: Tensor,
+    first: Tensor,
+    step: Tensor,
+    all_inputs: Tensor,
+    all_targets: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
 ) -> None:
     """Bring every lane its next batch.
 

@@ -13,20 +13,37 @@ import torch
 from torch import Tensor
 
 from studies.native.library import CompilerError, load
-from studies.native.source import Untranslatable, translate
+from studies.native.source import translate
+from studies.native.values import UntranslatableError
 from studies.programs import LANES, Program, held
 from studies.tape import Arena, Tape
 
-__all__ = ["bind"]
+__all__ = ["bind", "compiles"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Function:
+    """A compiled program. run, constants, tables, scratch: see `studies.native.source.Source`."""
+
     run: Any
     constants: list[Tensor]
+    tables: list[tuple[int, int]]
     scratch: int
+
+    def fits(self, arguments: Sequence[Tensor], examples: Sequence[Tensor]) -> bool:
+        """Whether the arguments are what the function was made for: like its examples, for any number of lanes."""
+        return all(
+            argument.dtype == example.dtype
+            and all(
+                (size == length or length % LANES == 0 or (place, dim) in self.tables) and (size == 1 or step == theirs)
+                for dim, (size, length, step, theirs) in enumerate(
+                    zip(argument.shape, example.shape, argument.stride(), example.stride(), strict=True)
+                )
+            )
+            for place, (argument, example) in enumerate(zip(arguments, examples, strict=True))
+        )
 
 
 def bind(
@@ -35,16 +52,15 @@ def bind(
     """What `studies.tape.bind` returns, in one call; None where that cannot be, and the log says why."""
     if not all(each.is_cpu for each in (*arguments, *destinations)):
         return None
-    if not all(map(lies_like, arguments, map(held, program.arguments))):
-        return None
-    function = compiled(program, tuple((tuple(each.shape[1:]), each.stride()) for each in destinations))
-    if not function:
+    function = compiled(program, layouts(destinations))
+    if not function or not function.fits(arguments, [held(node) for node in program.arguments]):
         return None
     kept = program.results[: len(program.results) - len(destinations)]
     results = [torch.empty(ours(held(node), lanes), dtype=held(node).dtype) for node in kept]
     scratch = arena.take(function.scratch, torch.device("cpu"))
     arena.give(scratch)  # to whoever runs before or after, never in between
-    tensors = [*arguments, *results, *destinations, *function.constants, scratch]
+    lengths = torch.tensor([arguments[place].shape[dim] for place, dim in function.tables], dtype=torch.int64)
+    tensors = [*arguments, *results, *destinations, *function.constants, lengths, scratch]
     memory = (ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors))
 
     def call(run: Any = function.run, lanes: int = lanes, memory: Any = memory, kept: Any = tensors) -> None:
@@ -54,23 +70,30 @@ def bind(
     return Tape([call], results)
 
 
+def compiles(program: Program, destinations: Sequence[Tensor] = ()) -> bool:
+    """Whether the program, with its last results in such places, is one function here."""
+    return compiled(program, layouts(destinations)) is not None
+
+
+Layouts = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+def layouts(tensors: Sequence[Tensor]) -> Layouts:
+    """How tensors of shape (lanes, ...) lie in memory: the shape of one lane and the steps of each."""
+    return tuple((tuple(each.shape[1:]), each.stride()) for each in tensors)
+
+
 @cache
-def compiled(program: Program, layouts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]) -> Function | None:
-    """The program's function, if it has one. layouts: shape of one lane, and steps, of every destination."""
+def compiled(program: Program, wanted: Layouts) -> Function | None:
+    """The program's function, if it has one. wanted: the places of its last results."""
     try:
-        places = [torch.empty_strided((LANES, *shape), steps, device="meta") for shape, steps in layouts]
+        places = [torch.empty_strided((LANES, *shape), steps, device="meta") for shape, steps in wanted]
         source = translate(program, places)
-        return Function(load(source.text), source.constants, source.scratch)
-    except (Untranslatable, CompilerError) as error:
+        return Function(load(source.text), source.constants, source.tables, source.scratch)
+    except (UntranslatableError, CompilerError) as error:
         log.info("called operation by operation, not compiled: %s", error)
         return None
 
 
 def ours(like: Tensor, lanes: int) -> list[int]:
     return [size // LANES * lanes if size % LANES == 0 else size for size in like.shape]
-
-
-def lies_like(tensor: Tensor, example: Tensor) -> bool:
-    """Whether the tensor lies in memory as the example does, however many lanes there are."""
-    steps = zip(tensor.shape, tensor.stride(), example.stride(), strict=True)
-    return tensor.dtype == example.dtype and all(size == 1 or ours == theirs for size, ours, theirs in steps)

@@ -36,7 +36,7 @@ def load(text: str) -> Callable[[int, ctypes.Array[ctypes.c_void_p]], int]:
     except OSError as error:  # as where the folder may hold no programs
         raise CompilerError(str(error)) from error
     function.argtypes, function.restype = (ctypes.c_long, ctypes.c_void_p), ctypes.c_int
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def build(text: str, library: Path) -> None:
@@ -44,7 +44,17 @@ def build(text: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
         source, built = Path(workshop) / "program.c", Path(workshop) / "program.so"
         source.write_text(text)
-        command = [*compiler(), *FLAGS, "-shared", "-fPIC", f"-I{KERNELS.parent}", "-o", str(built), str(source), *LIBRARIES]
+        command = [
+            *compiler(),
+            *FLAGS,
+            "-shared",
+            "-fPIC",
+            f"-I{KERNELS.parent}",
+            "-o",
+            str(built),
+            str(source),
+            *LIBRARIES,
+        ]
         said(command)
         built.replace(library)
 

@@ -200,7 +200,7 @@ def test_optimizers_of_other_libraries_train_beside_ours(store: Store) -> None:
         for trial in store.trials("study")
         if trial.result is not None
     }
-    assert (engines["sgd 0.9"], engines["rms"], engines["rem"]) == ("lanes 12", "loop", "loop")
+    assert (engines["sgd 0.9"], engines["rms"], engines["rem"]) == ("lanes 12, compiled", "loop", "loop")
 
 
 def test_a_plain_loop_and_lanes_agree(store: Store) -> None:
