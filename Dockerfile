@@ -15,6 +15,8 @@ COPY . .
 RUN uv pip install --no-cache --no-deps .
 
 FROM python:3.11-slim
+# The steps of many trials on a CPU are compiled where they run.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/adamom /opt/adamom
 COPY docker-entrypoint.sh /usr/local/bin/
 # The commit that every trial is stored with: docker build --build-arg COMMIT="$(git rev-parse --short=12 HEAD)" .

@@ -12,6 +12,10 @@
 extern float expf(float);
 #pragma omp declare simd notinbranch
 extern float logf(float);
+#pragma omp declare simd notinbranch
+extern float erff(float);
+#pragma omp declare simd notinbranch
+extern float tanhf(float);
 
 #ifdef __AVX512F__
 enum { WIDTH = 16, ACROSS = 4 };  // numbers in a vector; vectors side by side in a tile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -12,11 +13,14 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-__all__ = ["CompilerError", "load"]
+__all__ = ["CompilerError", "compiler", "load"]
+
+log = logging.getLogger(__name__)
 
 KERNELS = Path(__file__).with_name("kernels.h")
 # -fno-trapping-math and -fno-math-errno let comparisons and roots be vectors; sums keep their order, and nan is nan.
-FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-std=gnu11"]
+# -fwrapv: integers overflow as torch's do.
+FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-std=gnu11"]
 LIBRARIES = ["-lmvec", "-lm"]
 SECONDS = 60.0  # a compiler that takes longer is stuck
 
@@ -95,6 +99,12 @@ def folder() -> Path:
         about = place.stat()
         if about.st_uid == os.geteuid() and not about.st_mode & 0o022 and os.access(place, os.W_OK):
             return place
-    except (OSError, RuntimeError):  # no home, or a home that is read-only
-        pass
-    return Path(tempfile.mkdtemp(prefix="adamom-"))
+    except (OSError, RuntimeError) as error:  # no home, or one that is read-only
+        log.info("compiled programs are not kept (%s)", error)
+    return Path(own_folder().name)
+
+
+@cache
+def own_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="adamom-")

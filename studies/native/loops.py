@@ -35,8 +35,8 @@ class Loop:
     """Operations on the same elements, computed together, element by element.
 
     shape: of one lane. body: what is done.
-    seen: for every value in memory that is read or written, the way its elements are walked through: no operation may
-    come to it on another. inside: the variables that stand for those values.
+    seen: for every value in memory that is read or written, the way its elements are walked through, on which other
+    operations may come to it too; None if nobody may. inside: the variables that stand for those values.
     written: values that are computed here, and where they belong. sums: what is taken over several elements, by value.
     ways: all ways through memory. nodes: the operations.
     """

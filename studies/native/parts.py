@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import pi, prod, sqrt
 from typing import Any
 
 import torch
@@ -64,6 +64,42 @@ def log_softmax_backward(write: Write, node: fx.Node) -> fx.Node:
     return write(aten.sub.Tensor, grad, write(aten.mul.Tensor, write(aten.exp.default, logs), total))
 
 
+def softmax(write: Write, node: fx.Node) -> fx.Node:
+    """exp (x - max) / sum exp (x - max)."""
+    source, dim, _ = operands(node)
+    raised = write(aten.exp.default, write(aten.sub.Tensor, source, write(aten.amax.default, source, [dim], True)))
+    return write(aten.div.Tensor, raised, write(aten.sum.dim_IntList, raised, [dim], True))
+
+
+def softmax_backward(write: Write, node: fx.Node) -> fx.Node:
+    """p (g - sum g p)."""
+    grad, p, dim, _ = operands(node)
+    total = write(aten.sum.dim_IntList, write(aten.mul.Tensor, grad, p), [dim], True)
+    return write(aten.mul.Tensor, p, write(aten.sub.Tensor, grad, total))
+
+
+def gelu(write: Write, node: fx.Node) -> fx.Node | None:
+    """x F(x), where F is the normal distribution."""
+    source = operands(node)[0]
+    return None if node.kwargs else write(aten.mul.Tensor, source, normal(write, source))
+
+
+def gelu_backward(write: Write, node: fx.Node) -> fx.Node | None:
+    """g (F(x) + x F'(x))."""
+    grad, x = operands(node)
+    if node.kwargs:
+        return None
+    density = write(aten.exp.default, write(aten.mul.Scalar, write(aten.mul.Tensor, x, x), -0.5))
+    slope = write(aten.mul.Tensor, x, write(aten.mul.Scalar, density, 1 / sqrt(2 * pi)))
+    return write(aten.mul.Tensor, grad, write(aten.add.Tensor, normal(write, x), slope))
+
+
+def normal(write: Write, x: fx.Node) -> fx.Node:
+    """F(x) = (1 + erf(x / sqrt 2)) / 2."""
+    doubled = write(aten.add.Scalar, write(aten.erf.default, write(aten.mul.Scalar, x, sqrt(0.5))), 1.0)
+    return write(aten.mul.Scalar, doubled, 0.5)
+
+
 def largest(write: Write, node: fx.Node) -> None:
     """The largest elements along a dimension, and where they stand: two operations."""
     source, dim, *keep = operands(node)
@@ -87,6 +123,10 @@ PARTS: dict[Any, Callable[[Write, fx.Node], fx.Node | None]] = {
     aten.linalg_vector_norm.default: norm,
     aten._log_softmax.default: log_softmax,
     aten._log_softmax_backward_data.default: log_softmax_backward,
+    aten._softmax.default: softmax,
+    aten._softmax_backward_data.default: softmax_backward,
+    aten.gelu.default: gelu,
+    aten.gelu_backward.default: gelu_backward,
     aten.max.dim: largest,
     aten.reciprocal.default: root,
 }

@@ -51,12 +51,13 @@ class Source:
     scratch: int
 
 
-def translate(program: Program, destinations: Sequence[Tensor] = ()) -> Source:
+def translate(program: Program, steps: Sequence[Steps], destinations: Sequence[Tensor] = ()) -> Source:
     """The program in C, its last results written to destinations that lie in memory like these.
 
-    destinations: tensors with LANES in one dimension. Raises UntranslatableError for what there are no words for.
+    steps: of each argument. destinations: tensors with LANES in one dimension.
+    Raises UntranslatableError for what there are no words for.
     """
-    return Translation(program, destinations).source()
+    return Translation(program, steps, destinations).source()
 
 
 TEXT = """\
@@ -90,7 +91,7 @@ class Translation:
     written down when something comes that it cannot take.
     """
 
-    def __init__(self, program: Program, destinations: Sequence[Tensor]) -> None:
+    def __init__(self, program: Program, steps: Sequence[Steps], destinations: Sequence[Tensor]) -> None:
         graph = fx.Graph()
         graph.output(graph.graph_copy(program.graph, {}))
         in_parts(graph)
@@ -111,13 +112,14 @@ class Translation:
         self.loop: Loop | None = None
         self.room, self.packed, self.names = Room(), 0, 0
         self.ended: list[fx.Node] = []
+        for node, way in zip(self.program.arguments, steps, strict=True):
+            given = torch.empty_strided(held(node).shape, way, dtype=held(node).dtype, device="meta")
+            self.values[node] = self.argument(given)
         self.write_all(nodes, destinations)
 
     def write_all(self, nodes: Sequence[fx.Node], destinations: Sequence[Tensor]) -> None:
         first = len(self.program.results) - len(destinations)
         ends = last_readers(nodes, self.homes, self.program.results)
-        for node in self.program.arguments:
-            self.values[node] = self.argument(held(node))
         kept = [
             torch.empty(held(node).shape, dtype=held(node).dtype, device="meta")
             for node in self.program.results[:first]
@@ -294,6 +296,8 @@ class Translation:
     def compute(self, loop: Loop, node: fx.Node, place: Place, variable: Number) -> None:
         """Within the loop the variable is the node's value, which belongs to that place."""
         self.values[node], mine = place, self.homes[node]
+        if loop.seen.get(mine, ()) is None:
+            raise UntranslatableError(f"{name_of(node)} over what it reads elsewhere")
         loop.nodes.add(node)
         loop.seen[mine] = place.way(loop.shape)
         loop.ways.append(place.steps(loop.shape))
@@ -351,12 +355,16 @@ class Translation:
             return variable
         if not loop:
             raise UntranslatableError("many elements where one is read")
-        if mine not in loop.inside:
-            steps = value.steps(loop.shape)
-            loop.body.append(lambda kept: f"const {typed(value.dtype)} {variable.text} = {value.element(kept(steps))};")
-            loop.seen[mine], loop.inside[mine] = value.way(loop.shape), variable
-            loop.ways.append(steps)
-        return loop.inside[mine]
+        way, steps = value.way(loop.shape), value.steps(loop.shape)
+        if loop.seen.setdefault(mine, way) != way:  # one operation reads it on two ways: no other may come to it
+            loop.seen[mine] = None
+        elif mine in loop.inside:
+            return loop.inside[mine]
+        else:
+            loop.inside[mine] = variable
+        loop.body.append(lambda kept: f"const {typed(value.dtype)} {variable.text} = {value.element(kept(steps))};")
+        loop.ways.append(steps)
+        return variable
 
     def sum(self, node: fx.Node) -> None:
         """A sum, or another thing that is taken over several elements, in the loop that computes these."""
@@ -455,7 +463,7 @@ class Translation:
 
         loop.body.append(picked)
         for each in (source, index):
-            loop.seen[self.homes[each]] = object()  # no other operation comes to it on this way
+            loop.seen[self.homes[each]] = None
         loop.ways += [steps, *([walked] if walked else [])]
         self.compute(loop, node, target or self.place(node), variable)
 

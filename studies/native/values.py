@@ -23,7 +23,13 @@ __all__ = [
     "typed",
 ]
 
-TYPES = {torch.float32: "float", torch.float64: "double", torch.int64: "int64_t", torch.bool: "uint8_t"}
+TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.int32: "int32_t",
+    torch.int64: "int64_t",
+    torch.bool: "uint8_t",
+}
 CACHE_LINE = 64  # bytes
 
 Steps = tuple[int, ...]

@@ -31,12 +31,15 @@ WORDS: dict[str, Callable[..., str]] = {
     "addcdiv": lambda x, y, z, value="1": f"{x} + {times(value, f'({y} / {z})')}",
     "addcmul": lambda x, y, z, value="1": f"{x} + {times(value, f'({y} * {z})')}",
     "bitwise_and": lambda x, y: f"{x} & {y}",
+    "bitwise_or": lambda x, y: f"{x} | {y}",
+    "bitwise_xor": lambda x, y: f"{x} ^ {y}",
     "clamp": lambda x, low, high: f"{x} < {low} ? {low} : {x} > {high} ? {high} : {x}",
     "clamp_min": lambda x, low: f"{x} < {low} ? {low} : {x}",
     "clone": lambda x: x,
     "copy": lambda x, y, slowly="": y,
     "div": lambda x, y: f"{x} / {y}",
     "eq": lambda x, y: f"{x} == {y}",
+    "erf": lambda x: f"erf{{f}}({x})",
     "exp": lambda x: f"exp{{f}}({x})",
     "ge": lambda x, y: f"{x} >= {y}",
     "gt": lambda x, y: f"{x} > {y}",
@@ -51,17 +54,42 @@ WORDS: dict[str, Callable[..., str]] = {
     "ne": lambda x, y: f"{x} != {y}",
     "neg": lambda x: f"-{x}",
     "pow": power,
+    "relu": lambda x: f"{x} < 0 ? 0 : {x}",
     "reciprocal": lambda x: f"1 / {x}",
     "rsqrt": lambda x: f"1 / sqrt{{f}}({x})",
+    "sigmoid": lambda x: f"1 / (1 + exp{{f}}(-{x}))",
+    "sigmoid_backward": lambda grad, y: f"{grad} * (1 - {y}) * {y}",
     "sqrt": lambda x: f"sqrt{{f}}({x})",
     "sub": lambda x, y, alpha="1": f"{x} - {times(alpha, y)}",
+    "tanh": lambda x: f"tanh{{f}}({x})",
+    "tanh_backward": lambda grad, y: f"{grad} * (1 - {y} * {y})",
     "threshold_backward": lambda grad, x, threshold: f"{x} <= {threshold} ? 0 : {grad}",
     "where": lambda condition, x, y: f"{condition} ? {x} : {y}",
     "_to_copy": lambda x: x,
+    "__rshift": lambda x, y: f"{x} >> {y}",
 }
 COMPARISONS = {"eq", "ge", "gt", "le", "lt", "ne"}
-OF_BOOLEANS = {"bitwise_and", "clone", "copy", "logical_and", "where", "_to_copy"}  # as torch has them for 0 and 1
-OF_INTEGERS = {"add", "clamp", "clamp_min", "mul", "neg", "sub", *OF_BOOLEANS}  # that need no function of floats
+OF_BOOLEANS = {
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "clone",
+    "copy",
+    "logical_and",
+    "where",
+    "_to_copy",
+}  # as torch has them for 0 and 1
+OF_INTEGERS = {
+    "add",
+    "clamp",
+    "clamp_min",
+    "mul",
+    "neg",
+    "relu",
+    "sub",
+    "__rshift",
+    *OF_BOOLEANS,
+}  # that need no function of floats
 ASIDE = {"out", "dtype", "layout", "device", "pin_memory", "non_blocking", "memory_format"}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from storage.records import Axis, Budget, Curve, Outcome, Point, Result, Study, Trial
-from studies import arms, calibration, catalog, lanes, spec, training, workloads
+from studies import arms, calibration, catalog, lanes, native, spec, training, workloads
 from studies.calibration import calibrate
 from studies.checkpoints import Checkpoints
 
@@ -57,9 +57,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=catalog.shipped())
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture(params=[*catalog.shipped(), "digits, not compiled"])
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    name, _, not_compiled = request.param.partition(", ")
+    if not_compiled:
+        monkeypatch.setattr(native, "compiled", lambda *program: None)
+    return str(name)
 
 
 @cache
@@ -192,7 +195,8 @@ def test_lanes_that_take_their_steps_a_few_at_a_time_change_nothing(
     points = [("sgd 0.9", 0.01, 0), ("sgd 0.9", ABSURD, 1), *(("sgd 0.9", 0.02, seed) for seed in (2, 3, 4))]
     points += [("adam adaptive", 1e-3, seed) for seed in (0, 1)] + [("adam 0.9", ABSURD, 5)]
     at_once = together(small, points)
-    monkeypatch.setitem(lanes.TOGETHER, "cpu", few)
+    monkeypatch.setattr(lanes, "TOGETHER", few)
+    monkeypatch.setattr(lanes, "COMPILED", few)
     pack = lanes.Pack(trials(points), small, CPU)
     assert [block.lanes.stop for block in pack.blocks] == blocks
     assert [part.lanes.stop for block in pack.blocks for part in block.parts] == parts

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from studies import programs
+from studies import native, programs
 from studies.dropout import seed_dropout
 from studies.tape import Arena, Tape, bind
 from studies.workloads.workload import accuracy_of, loss_of
@@ -189,10 +189,18 @@ CASES = {
 }
 
 
+# Those whose gradients are one function in C, where there is a compiler.
+COMPILED = {
+    "perceptron", "one layer", "no biases", "two biases", "ReLU in place", "changing buffers", "own constants",
+    "softmax inside", "doubling", "dropout",
+}  # fmt: skip
+
+
 @dataclass
 class Stack:
-    """LANES models of one make, stacked, with a minibatch for each."""
+    """LANES models of one make, stacked, with a minibatch for each. bind: how their programs are run."""
 
+    bind: Callable[..., Tape | None]
     models: list[nn.Module]
     params: list[Tensor]
     buffers: list[Tensor]
@@ -204,7 +212,7 @@ class Stack:
         return [*self.params, *self.buffers]
 
 
-def stack(case: Case) -> Stack:
+def stack(case: Case, bind: Callable[..., Tape | None] = bind) -> Stack:
     torch.manual_seed(0)
     models = [seed_dropout(case.make(), seed).train() for seed in range(LANES)]
     shape = (LANES, BATCH, *case.inputs)
@@ -213,6 +221,7 @@ def stack(case: Case) -> Stack:
     for model in models:
         model.train()
     return Stack(
+        bind,
         models,
         [torch.stack([p.detach() for p in ps]) for ps in zip(*(m.parameters() for m in models), strict=True)],
         [torch.stack(list(bs)) for bs in zip(*(m.buffers() for m in models), strict=True)],
@@ -234,12 +243,23 @@ def one_by_one(given: Stack) -> tuple[Tensor, list[list[Tensor]]]:
 
 def gradients(given: Stack, grads: list[Tensor], state: list[Tensor] | None = None) -> Tape:
     program = programs.gradient(given.models[0], given.inputs[0], given.targets[0])
-    return bind(program, LANES, [*(state or given.state), given.inputs, given.targets], Arena(), grads)
+    tape = given.bind(program, LANES, [*(state or given.state), given.inputs, given.targets], Arena(), grads)
+    assert tape
+    return tape
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=[*CASES, *(f"{case}, compiled" for case in CASES if case in COMPILED)])
 def given(request: pytest.FixtureRequest) -> Stack:
-    return stack(CASES[request.param])
+    case, _, compiled = request.param.partition(", ")
+    return stack(CASES[case], native.bind if compiled else bind)
+
+
+def test_the_models_that_are_compiled_are_these():
+    given = {case: stack(CASES[case], native.bind) for case in CASES}
+    programs_of = {
+        case: programs.gradient(each.models[0], each.inputs[0], each.targets[0]) for case, each in given.items()
+    }
+    assert {case for case, each in given.items() if native.compiles(programs_of[case], each.params)} == COMPILED
 
 
 def test_the_program_gives_each_lane_its_own_loss_gradients_and_buffers(given: Stack):
@@ -261,7 +281,8 @@ def test_the_program_evaluates_every_lane_on_the_same_examples_and_changes_nothi
     inputs, targets = given.inputs[0], given.targets[0]
     before = [tensor.clone() for tensor in given.state]
     program = programs.evaluation(given.models[0], inputs, targets)
-    tape = bind(program, LANES, [*given.state, inputs, targets], Arena())
+    arguments = [*given.state, inputs, targets]
+    tape = given.bind(program, LANES, arguments, Arena()) or bind(program, LANES, arguments, Arena())
     tape.run()
     losses, accuracies = tape.results
     for lane, model in enumerate(given.models):
