@@ -273,7 +273,8 @@ class Translation:
         if operation is operator.getitem:
             return value[operands(node)[1]]
         if isinstance(value, Number):
-            return value
+            several = node.meta["val"]
+            return value if isinstance(several, Tensor) else [value] * len(several)
         try:
             like = operation(*self.one_lane(node.args), **self.one_lane(dict(node.kwargs)))  # type: ignore[operator]
         except RuntimeError as error:
@@ -430,6 +431,21 @@ class Translation:
         self.lane += [*([for_each(0, batch)] if batch > 1 else []), f"{name}({a}, {b}, {c}, packed);"]
         self.values[node] = place
 
+    def join(self, node: fx.Node) -> None:
+        """Several values in one, stacked or one behind the other."""
+        parts, dim = (*operands(node), 0)[:2]
+        stacked, at = name_of(node) == "stack", 0
+        if has_lane_at(node, dim):
+            raise UntranslatableError("joining lanes")
+        self.close()
+        place = self.place(node)
+        for part in parts:
+            length = 1 if stacked else self.shape(part)[dim]
+            like = place.like.select(dim, at) if stacked else place.like.narrow(dim, at, length)
+            here, at = replace(place, like=like), at + length
+            self.lane += nested(here, f"{here.element()} = {text(self.values[part], here.shape)};")
+        self.values[node] = place
+
     def gather(self, node: fx.Node) -> None:
         """For every element one that stands where an index says."""
         index = operands(node)[2]
@@ -512,9 +528,11 @@ class Translation:
 SPECIAL: dict[str, Callable[[Translation, fx.Node], None]] = {
     "argmax": Translation.argmax,
     "bmm": Translation.product,
+    "cat": Translation.join,
     "gather": Translation.gather,
     "index_select": Translation.index_select,
     "scatter_add": Translation.scatter,
+    "stack": Translation.join,
 }
 
 

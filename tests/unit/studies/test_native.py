@@ -200,7 +200,14 @@ def give_a_place_in_turn(x: Tensor, y: Tensor) -> None:
     torch.div(x, y, out=y)
 
 
+def join_and_part(x: Tensor, y: Tensor) -> None:
+    norms = torch.stack([x.square().sum(1), y.square().sum(1)])
+    x *= norms[1].view(-1, 1)
+    y.copy_(torch.cat([x[:, 3:], y[:, :3]], dim=1) - norms.sum(0).view(-1, 1))
+
+
 ORDERS = [
+    join_and_part,
     copy_what_then_changes,
     write_half_of_what_is_read_whole,
     read_turned_what_is_written,
