@@ -22,8 +22,8 @@ __all__ = ["bind", "compiles"]
 
 log = logging.getLogger(__name__)
 
-Layout = tuple[tuple[int, ...], Steps]
-"""The shape of a tensor, with LANES for the number of lanes, and its steps."""
+Layout = tuple[tuple[int, ...], Steps, torch.dtype]
+"""The shape of a tensor, with LANES for the number of lanes, its steps and its type."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class Function:
     constants: list[Tensor]
     tables: list[tuple[int, int]]
     scratch: int
+
+    def check(self, place: int, argument: Tensor, example: Tensor, lanes: int) -> None:
+        """Raise ValueError for an argument that the program was not made for: nobody would notice later."""
+        sizes = zip(argument.shape, example.shape, strict=True)
+        fits = [size == ours(length, lanes) or (place, dim) in self.tables for dim, (size, length) in enumerate(sizes)]
+        if argument.dtype != example.dtype or not all(fits):
+            wanted = f"{example.dtype} of shape {tuple(ours(length, lanes) for length in example.shape)}"
+            raise ValueError(f"Argument {place} is {argument.dtype} of shape {tuple(argument.shape)}, not {wanted}.")
 
 
 def bind(
@@ -50,6 +58,8 @@ def bind(
     function = compiled(program, given, places(destinations))
     if not function:
         return None
+    for place, (argument, node) in enumerate(zip(arguments, program.arguments, strict=True)):
+        function.check(place, argument, held(node), lanes)
     results = [torch.empty([ours(size, lanes) for size in each.shape], dtype=each.dtype) for each in kept]
     scratch = arena.take(function.scratch, torch.device("cpu"))
     arena.give(scratch)  # to whoever runs before or after, never in between
@@ -73,27 +83,27 @@ def compiles(program: Program, destinations: Sequence[Tensor] = ()) -> bool:
 def layout(tensor: Tensor, example: Tensor) -> Layout:
     """How the tensor lies in memory. Its shape is the example's; where there is one of something, so are its steps."""
     steps = zip(tensor.shape, tensor.stride(), example.stride(), strict=True)
-    return tuple(example.shape), tuple(theirs if size == 1 else step for size, step, theirs in steps)
+    return tuple(example.shape), tuple(theirs if size == 1 else step for size, step, theirs in steps), example.dtype
 
 
 def places(tensors: Sequence[Tensor]) -> tuple[Layout, ...]:
     """How destinations of shape (lanes, ...) lie in memory."""
-    return tuple(((LANES, *each.shape[1:]), each.stride()) for each in tensors)
+    return tuple(((LANES, *each.shape[1:]), each.stride(), each.dtype) for each in tensors)
 
 
 @cache
 def compiled(program: Program, arguments: tuple[Layout, ...], destinations: tuple[Layout, ...]) -> Function | None:
     """The program's function, if it has one."""
     try:
-        source = translate(program, [steps for _, steps in arguments], [like(*each) for each in destinations])
+        source = translate(program, [steps for _, steps, _ in arguments], [like(*each) for each in destinations])
         return Function(load(source.text), source.constants, source.tables, source.scratch)
     except (UntranslatableError, CompilerError) as error:
         log.info("called operation by operation, not compiled: %s", error)
         return None
 
 
-def like(shape: Sequence[int], steps: Steps) -> Tensor:
-    return torch.empty_strided(tuple(shape), steps, device="meta")
+def like(shape: Sequence[int], steps: Steps, dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(tuple(shape), steps, dtype=dtype, device="meta")
 
 
 def ours(size: int, lanes: int) -> int:

@@ -7,6 +7,11 @@
 #include <stdint.h>
 #include <string.h>
 
+// Products multiply and add in one step. What comes after them, and after pop_options, rounds in between, as torch does:
+// x x - y y is 0 where x is y.
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=fast")
+
 // Of these the C library has variants that take a whole vector (libmvec).
 #pragma omp declare simd notinbranch
 extern float expf(float);
@@ -26,7 +31,7 @@ enum { WIDTH = 8, ACROSS = 2 };
 #endif
 enum { DOWN = 4 };  // rows of a tile
 
-typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int places __attribute__((vector_size(4 * WIDTH)));  // which of the numbers of two vectors
 
 #define INLINE static inline __attribute__((always_inline))

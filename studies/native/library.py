@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 KERNELS = Path(__file__).with_name("kernels.h")
 # -fno-trapping-math and -fno-math-errno let comparisons and roots be vectors; sums keep their order, and nan is nan.
 # -fwrapv: integers overflow as torch's do.
-FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-std=gnu11"]
+FLAGS = [
+    *("-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=off"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fwrapv"),
+]
 LIBRARIES = ["-lmvec", "-lm"]
 SECONDS = 60.0  # a compiler that takes longer is stuck
 
@@ -33,9 +36,9 @@ def load(text: str) -> Callable[[int, ctypes.Array[ctypes.c_void_p]], int]:
     """The function `run` of this text. Raises CompilerError saying why there is none."""
     digest = hashlib.sha256("\0".join([target(), *FLAGS, *LIBRARIES, KERNELS.read_text(), text]).encode()).hexdigest()
     library = folder() / f"{digest[:32]}.so"
-    if not library.exists():
-        build(text, library)
     try:
+        if not library.exists():
+            build(text, library)
         function = ctypes.CDLL(str(library)).run
     except OSError as error:  # as where the folder may hold no programs
         raise CompilerError(str(error)) from error

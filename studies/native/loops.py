@@ -50,6 +50,10 @@ class Loop:
     ways: list[Steps] = field(default_factory=list)
     nodes: set[fx.Node] = field(default_factory=set)
 
+    def knows(self, home: fx.Node) -> bool:
+        """Whether the loop reads, writes or sums what lies there."""
+        return home in self.seen or home in self.sums
+
     def lines(self, stored: Sequence[fx.Node]) -> list[str]:
         """The loop in C. stored: those of `written` that somebody reads in memory."""
         ways = [self.written[node].steps(self.shape) for node in stored] + self.ways

@@ -111,7 +111,9 @@ def largest(write: Write, node: fx.Node) -> None:
 def root(write: Write, node: fx.Node) -> fx.Node | None:
     """1 / (1 / sqrt(x)), which `programs.invert_roots` has made of a root for torch's sake, is sqrt(x)."""
     inverse = operands(node)[0]
-    return write(aten.sqrt.default, *operands(inverse)) if inverse.target is aten.rsqrt.default else None
+    if inverse.target is not aten.rsqrt.default or node.prev is not inverse:  # x may have changed in between
+        return None
+    return write(aten.sqrt.default, *operands(inverse))
 
 
 def size(node: fx.Node, dims: list[int]) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor, fx
 
 from studies.native.loops import SUMS, Loop, Sum, for_each, nested, within, without
 from studies.native.parts import in_parts
-from studies.native.values import CACHE_LINE, Number, Place, Room, Steps, UntranslatableError, Value, literal, typed
+from studies.native.values import Number, Place, Room, Steps, UntranslatableError, Value, literal, typed
 from studies.native.words import WORDS, expression, name_of
 from studies.programs import LANES, Program, held, operands, tensors
 from studies.tape import RESHAPES, home, is_view, last_readers, lender, overwrites, writes
@@ -64,6 +64,8 @@ TEXT = """\
 #include "kernels.h"
 
 {functions}
+#pragma GCC pop_options
+
 int run(long lanes, void **memory) {{
   int wrong = 0;
 {pointers}
@@ -81,6 +83,7 @@ static __attribute__((noinline)) void {name}(const float *a, const float *b, flo
   product({m}, {n}, {k}, a, {a_row}, {a_column}, b, {b_row}, {b_column}, c, {c_row}, packed);
 }}
 """
+WIDEST = 16  # numbers in a vector, at most: rows of a product are filled up to whole vectors
 SIZES = ("m", "n", "k", "a_row", "a_column", "b_row", "b_column", "c_row")
 
 
@@ -164,6 +167,8 @@ class Translation:
         """The next tensor that the function is given. tensor: what it looks like, LANES being one of its dimensions."""
         name = self.point(f"m{len(self.pointers)}", typed(tensor.dtype))
         sizes, steps = self.one_lane(tensor.shape), tensor.stride()
+        if 0 in sizes:
+            raise UntranslatableError("a tensor without elements")
         lanes = [dim for dim, size in enumerate(tensor.shape) if size != sizes[dim]]
         if len(lanes) > 1 or any(step % LANES == 0 < step for size, step in zip(sizes, steps, strict=True) if size > 1):
             raise UntranslatableError(f"lanes that lie between each other, in a tensor of shape {sizes}")
@@ -204,6 +209,10 @@ class Translation:
         """Arguments as they are for one lane: what its values look like in the place of nodes, 1 in that of LANES."""
         return for_one_lane(arguments, self.like)
 
+    def is_shared_and_changes(self, node: fx.Node) -> bool:
+        """Whether it is in memory that lanes share and something writes to: that would be done before them."""
+        return self.homes[node] in self.written and self.homes[node] not in self.laned
+
     def like(self, node: fx.Node) -> Any:
         """What one lane of the node's value looks like."""
         value = self.values[node]
@@ -227,6 +236,8 @@ class Translation:
     def write(self, node: fx.Node) -> None:
         """Bring the node's value about."""
         name = name_of(node)
+        if any(not each.numel() for each in tensors(node.meta.get("val"))):
+            raise UntranslatableError("a tensor without elements")
         if self.is_constant(node):
             self.values[node] = self.constant(self.known[node])
         elif node.op == "get_attr":
@@ -235,6 +246,10 @@ class Translation:
             self.values[node] = self.seen(node)
         elif node in self.laned and not any(map(has_lanes, tensors(node.meta["val"]))):
             raise UntranslatableError(f"{name} over lanes")
+        elif node in self.laned and any(map(self.is_shared_and_changes, node.all_input_nodes)):
+            raise UntranslatableError(f"{name} of what lanes share, and what changes")
+        elif overwrites(node) and name not in WORDS and name not in ("gather", "index_select"):
+            raise UntranslatableError(f"{name} to a given place")
         elif name in SUMS:
             self.sum(node)
         elif name in SPECIAL:
@@ -248,11 +263,13 @@ class Translation:
         """Whether the node has the same value at every run and for every lane; then it is known from here on."""
         if self.homes[node] in self.written or not all(each in self.known for each in node.all_input_nodes):
             return False
+        involved = [each for of in (node, *node.all_input_nodes) for each in tensors(of.meta.get("val"))]
+        alike = is_view(node) or name_of(node) in WORDS or name_of(node) in ("full", "ones", "zeros")
+        if any(map(has_lanes, involved)) and not alike:  # it may tell lanes apart, or count them
+            return False
         if node.op == "get_attr":
             self.known[node] = attrgetter(str(node.target))(self.program.constants)
             return True
-        if name_of(node) == "arange" and has_lanes(held(node)):
-            return False
         operation: Any = node.target
         arguments, named = for_one_lane((node.args, dict(node.kwargs)), self.known.__getitem__)
         self.known[node] = operation(*arguments, **named)
@@ -272,12 +289,13 @@ class Translation:
         value, operation = self.values[lender(node)], node.target
         if operation is operator.getitem:
             return value[operands(node)[1]]
+        check_view(node)
         if isinstance(value, Number):
             several = node.meta["val"]
             return value if isinstance(several, Tensor) else [value] * len(several)
         try:
             like = operation(*self.one_lane(node.args), **self.one_lane(dict(node.kwargs)))  # type: ignore[operator]
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise UntranslatableError(f"a view of one lane ({error})") from error
         return replace(value, like=like) if isinstance(like, Tensor) else [replace(value, like=each) for each in like]
 
@@ -308,9 +326,9 @@ class Translation:
         """A single number of a lane, or of all lanes."""
         target, dtype = self.target(node), held(node).dtype
         lines = self.lane if node in self.laned else self.once
+        if self.loop and (isinstance(target, Number) or self.loop.knows(self.homes[node])):
+            self.close()  # it reads what there is before this
         if isinstance(target, Place):
-            if self.loop and self.homes[node] in self.loop.seen:
-                self.close()
             lines.append(f"{target.element()} = {done};")
         elif target:
             lines.append(f"{target.text} = {done};")
@@ -341,7 +359,7 @@ class Translation:
     def read(self, node: fx.Node, loop: Loop | None) -> Number:
         """A variable for the element of this value that the loop stands at, or for its only one."""
         value, mine = self.values[node], self.homes[node]
-        if self.loop and not loop and (mine in self.loop.sums or mine in self.loop.seen):
+        if self.loop and not loop and self.loop.knows(mine):
             self.close()
         if isinstance(value, Number):
             return value
@@ -349,8 +367,6 @@ class Translation:
             raise UntranslatableError("several values where one is read")
         variable = Number(self.name(), value.dtype)
         if prod(value.shape) == 1:
-            if node not in self.laned and mine in self.written and loop:
-                raise UntranslatableError("a number that lanes share, and that changes")
             lines = self.lane if node in self.laned or loop else self.once
             lines.append(f"const {typed(value.dtype)} {variable.text} = {value.element()};")
             return variable
@@ -426,7 +442,7 @@ class Translation:
         if n > 1 and place.like.stride(2) != 1:
             raise UntranslatableError("a product whose rows do not lie in one piece")
         name = self.functions.setdefault(sizes, f"product{len(self.functions)}")
-        self.packed = max(self.packed, k * -(-n // CACHE_LINE) * CACHE_LINE)
+        self.packed = max(self.packed, k * -(-n // WIDEST) * WIDEST)
         a, b, c = (f"&{each.element((each.steps()[0], 0, 0))}" for each in (a, b, place))
         self.lane += [*([for_each(0, batch)] if batch > 1 else []), f"{name}({a}, {b}, {c}, packed);"]
         self.values[node] = place
@@ -466,7 +482,7 @@ class Translation:
         table, shape, target = self.values[source], self.shape(node), self.target(node)
         if not isinstance(table, Place) or prod(shape) == 1 or isinstance(target, Number) or has_lane_at(source, dim):
             raise UntranslatableError(f"{name_of(node)} from or to what is no table")
-        if self.loop and not {self.homes[source], self.homes[index]}.isdisjoint(self.loop.seen):
+        if self.loop and (self.loop.knows(self.homes[source]) or self.loop.knows(self.homes[index])):
             self.close()
         loop, length = self.loop_over(shape, [] if target is None else [lender(node)]), self.length(source, dim)
         self.lane += within(at, length)
@@ -486,7 +502,7 @@ class Translation:
     def length(self, node: fx.Node, dim: int) -> str:
         """How long a value is. Of tables that the function is given it is not known before."""
         dim %= held(node).ndim
-        if node.op != "placeholder":
+        if node.op != "placeholder" or not all(is_table_of(node, dim, user) for user in node.users):
             return str(self.like(node).shape[dim])
         self.tables.append((self.program.arguments.index(node), dim))
         return f"lengths[{len(self.tables) - 1}]"
@@ -497,10 +513,13 @@ class Translation:
         at, added = self.values[index], self.values[source]
         if not isinstance(at, Place) or has_lane_at(node, dim):
             raise UntranslatableError("scatter_add to one place")
+        if isinstance(added, Place) and added.shape != at.shape:
+            raise UntranslatableError("scatter_add of a part")
         self.close()
         place = self.place(node)
         where = f"{at.element()} * {place.like.stride(dim)}"
-        here = place.element(without(dim, place.steps()), where)
+        steps = tuple(step if size > 1 else 0 for size, step in zip(at.shape, place.steps(), strict=True))
+        here = place.element(without(dim, steps), where)
         self.lane += nested(place, f"{place.element()} = {text(self.values[base], place.shape)};")
         self.lane += within(at, str(place.shape[dim]))
         self.lane += nested(at, f"{here} += {text(added, at.shape)};", pragma="")
@@ -516,7 +535,7 @@ class Translation:
         dim, place = dim % len(value.shape), self.place(node)
         at = place if len(place.shape) == len(value.shape) else replace(place, like=place.like.unsqueeze(dim))
         best = Place(f"(({typed(value.dtype)} *)packed)", torch.empty(at.shape, dtype=value.dtype, device="meta"))
-        self.packed = max(self.packed, 2 * prod(at.shape))
+        self.packed = max(self.packed, 2 * prod(at.shape))  # room for doubles, too
         x, y, z = value.element(), best.element(), at.element()
         larger = f"const int larger = i{dim} == 0 || {x} > {y} || ({x} != {x} && {y} == {y});"
         step = f"{{ {larger} {y} = larger ? {x} : {y}; {z} = larger ? i{dim} : {z}; }}"
@@ -558,6 +577,28 @@ def for_one_lane(arguments: Any, value_of: Callable[[fx.Node], Any]) -> Any:
 
 def has_lanes(tensor: Tensor) -> bool:
     return any(size and size % LANES == 0 for size in tensor.shape)
+
+
+def is_table_of(node: fx.Node, dim: int, user: fx.Node) -> bool:
+    """Whether this user picks rows from it, along that dimension."""
+    return name_of(user) == "index_select" and operands(user)[0] is node and operands(user)[1] % held(node).ndim == dim
+
+
+def check_view(node: fx.Node) -> None:
+    """Raise for a view that does not look at every lane in the same way."""
+    operation: Any = node.target
+    whole = torch.empty(held(lender(node)).shape, dtype=held(lender(node)).dtype, device="meta")
+    seen = tensors(operation(*fx.node.map_arg(node.args, lambda each: whole), **node.kwargs))
+    if name_of(node) == "as_strided" or any(each.dtype != whole.dtype for each in seen):
+        raise UntranslatableError(f"this {name_of(node)}")
+    if has_lanes(whole) and any(lane_steps(each) != lane_steps(whole) for each in seen):
+        raise UntranslatableError(f"{name_of(node)} over lanes")
+
+
+def lane_steps(tensor: Tensor) -> list[int]:
+    """How far apart neighbouring lanes lie, for every dimension that counts them."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return [size // LANES * step for size, step in sizes if size and size % LANES == 0]
 
 
 def has_lane_at(node: fx.Node, dim: int) -> bool:

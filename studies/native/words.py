@@ -9,13 +9,21 @@ import torch
 from torch import fx
 
 from studies.native.values import Number, UntranslatableError, literal, suffix, typed
-from studies.programs import held, operands
+from studies.programs import LANES, held, operands
 
 __all__ = ["WORDS", "expression", "name_of"]
 
 
 def times(factor: str, x: str) -> str:
     return x if factor in ("1", "1.0", "1.0f") else f"{factor} * {x}"
+
+
+def larger(x: str, y: str) -> str:
+    return f"{x} != {x} || {x} > {y} ? {x} : {y}"
+
+
+def smaller(x: str, y: str) -> str:
+    return f"{x} != {x} || {x} < {y} ? {x} : {y}"
 
 
 def power(x: str, exponent: str) -> str:
@@ -33,8 +41,8 @@ WORDS: dict[str, Callable[..., str]] = {
     "bitwise_and": lambda x, y: f"{x} & {y}",
     "bitwise_or": lambda x, y: f"{x} | {y}",
     "bitwise_xor": lambda x, y: f"{x} ^ {y}",
-    "clamp": lambda x, low, high: f"{x} < {low} ? {low} : {x} > {high} ? {high} : {x}",
-    "clamp_min": lambda x, low: f"{x} < {low} ? {low} : {x}",
+    "clamp": lambda x, low, high: smaller(f"({larger(x, low)})", high),
+    "clamp_min": lambda x, low: larger(x, low),
     "clone": lambda x: x,
     "copy": lambda x, y, slowly="": y,
     "div": lambda x, y: f"{x} / {y}",
@@ -49,7 +57,7 @@ WORDS: dict[str, Callable[..., str]] = {
     "log": lambda x: f"log{{f}}({x})",
     "logical_and": lambda x, y: f"{x} && {y}",
     "lt": lambda x, y: f"{x} < {y}",
-    "maximum": lambda x, y: f"{x} != {x} || {x} > {y} ? {x} : {y}",
+    "maximum": lambda x, y: larger(x, y),
     "mul": lambda x, y: f"{x} * {y}",
     "ne": lambda x, y: f"{x} != {y}",
     "neg": lambda x: f"-{x}",
@@ -107,10 +115,15 @@ def expression(node: fx.Node, read: Callable[[fx.Node], Number]) -> str:
     if dtype == torch.bool and not (name in COMPARISONS | OF_BOOLEANS and all(map(is_boolean, node.all_input_nodes))):
         raise UntranslatableError(f"{name} of {dtype}")
 
+    if name == "__rshift" and operands(node)[1] not in range(8 * dtype.itemsize):
+        raise UntranslatableError("a shift by more than there is")
+
     def written(each: Any) -> str:
         if isinstance(each, fx.Node):
             value = read(each)
             return value.text if value.dtype == dtype else f"({typed(dtype)})({value.text})"
+        if type(each) is int and each and each % LANES == 0:
+            raise UntranslatableError(f"{name} with the number of lanes")
         if isinstance(each, int | float):
             return literal(each, dtype)
         raise UntranslatableError(f"{name} with {each}")

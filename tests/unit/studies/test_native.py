@@ -200,6 +200,29 @@ def give_a_place_in_turn(x: Tensor, y: Tensor) -> None:
     torch.div(x, y, out=y)
 
 
+def change_a_number_that_is_read_before(x: Tensor, y: Tensor) -> None:
+    number = x[:, 0] * 2
+    y *= number.view(-1, 1)
+    number += 1
+    x += number.view(-1, 1)
+
+
+def pick_from_a_sum(x: Tensor, y: Tensor) -> None:
+    sums = x.view(-1, 5, 2).sum(2, keepdim=True)
+    y[:, :5].copy_(sums.index_select(1, torch.tensor([4, 0, 1, 3, 2])).squeeze(2))
+
+
+def invert_what_has_changed(x: Tensor, y: Tensor) -> None:
+    inverse = x.abs().rsqrt()
+    inverse[:, :2] *= 3
+    y.copy_(inverse.reciprocal())
+
+
+def take_two_equal_ones_from_each_other(x: Tensor, y: Tensor) -> None:
+    y.copy_(x)
+    x.copy_((x * x - y * y).sqrt())
+
+
 def join_and_part(x: Tensor, y: Tensor) -> None:
     norms = torch.stack([x.square().sum(1), y.square().sum(1)])
     x *= norms[1].view(-1, 1)
@@ -207,6 +230,10 @@ def join_and_part(x: Tensor, y: Tensor) -> None:
 
 
 ORDERS = [
+    change_a_number_that_is_read_before,
+    pick_from_a_sum,
+    invert_what_has_changed,
+    take_two_equal_ones_from_each_other,
     join_and_part,
     copy_what_then_changes,
     write_half_of_what_is_read_whole,
@@ -263,7 +290,47 @@ def test_an_index_outside_raises_and_writes_nothing_elsewhere(wrong: int):
     assert torch.equal(into[1:], torch.zeros(2, 2, 4))
 
 
+def test_a_number_that_each_of_many_tensors_has_is_one_of_each():
+    def part(numbers: Tensor, x: Tensor) -> None:
+        (only,) = (numbers * 2).unbind()
+        x *= only.view(-1, 1)
+
+    assert_same(part, [torch.randn(1, LANES), torch.randn(LANES, 5)], [1, 0])
+
+
+def test_bounds_that_cross_or_are_no_numbers_bind_as_in_torch():
+    def bind_(x: Tensor, low: Tensor, high: Tensor) -> None:
+        x.copy_(x.clamp(low, high).clamp_min(low).clamp(1.0, -1.0) + x.clamp_min(0.5))
+
+    assert_same(bind_, [awkward(60, seed=seed) for seed in range(3)])
+
+
+def test_an_argument_that_the_program_was_not_made_for_is_refused():
+    program = in_place(double, [torch.ones(LANES, 4)])
+    for wrong in (torch.ones(LANES, 2), torch.ones(2, 4), torch.ones(LANES, 4, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"Argument 0 is .*, not torch.float32 of shape \(3, 4\)"):
+            native.bind(program, LANES, [wrong], Arena())
+
+
+def shared_and_written(x: Tensor, shared: Tensor) -> None:
+    x *= shared
+    shared += 1
+
+
+def scatter_over(x: Tensor, index: Tensor, source: Tensor) -> None:
+    x.scatter_add_(1, index, source)
+
+
 REFUSED: dict[str, tuple[InPlace, list[Tensor]]] = {
+    "numbers that all lanes share, and that change": (shared_and_written, [torch.ones(3, 4), torch.ones(4)]),
+    "a sum to a given place": (lambda x, y: torch.sum(x, 1, out=y), [torch.ones(3, 4), torch.ones(3)]),
+    "scatter_add in place": (scatter_over, [torch.ones(3, 4), torch.zeros(3, 2, dtype=torch.long), torch.ones(3, 2)]),
+    "another lane": (lambda x: x.copy_(x * 2 + x[1]), [torch.ones(3, 4)]),
+    "lanes turned": (lambda x, y: y.copy_(x.view(4, x.shape[0]).t() * 1), [torch.ones(3, 4), torch.ones(3, 4)]),
+    "the sum of a constant over lanes": (lambda x: x.add_(torch.ones_like(x).sum(0)), [torch.ones(3, 4)]),
+    "the number of lanes": (lambda x: x.div_(x.shape[0]), [torch.ones(3, 4)]),
+    "no elements": (lambda x: x[:, 0:0].add_(1), [torch.ones(3, 4)]),
+    "a shift too far": (lambda x: x.copy_(x >> 40), [torch.ones(3, 4, dtype=torch.int32)]),
     "conv1d": (lambda x: x.copy_(torch.conv1d(x.unsqueeze(1), torch.ones(1, 1, 1)).squeeze(1)), [torch.ones(3, 4)]),
     "sum over lanes": (lambda x: x.copy_(x.sum(0, keepdim=True)), [torch.ones(3, 4)]),
     "half precision": (lambda x: x.mul_(2), [torch.ones(3, 4, dtype=torch.bfloat16)]),
@@ -277,7 +344,8 @@ def test_what_there_are_no_words_for_is_left_to_torch(
     function: InPlace, examples: list[Tensor], caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level(logging.INFO):
-        assert native.bind(in_place(function, examples), LANES, examples, Arena()) is None
+        shared = [None if each.ndim == 1 and len(each) != LANES else 0 for each in examples]
+        assert native.bind(in_place(function, examples, shared), LANES, examples, Arena()) is None
     assert "called operation by operation" in caplog.text
 
 
