@@ -148,25 +148,25 @@ def test_softmaxes_and_the_places_of_maxima_are_those_of_torch(dim: int):
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)], ids=str)
-@pytest.mark.parametrize("n", [1, 3, 16, 33, 64, 97])
-@pytest.mark.parametrize("m", [1, 4, 7])
-@pytest.mark.parametrize("k", [1, 16, 21])
-def test_a_product_is_that_of_torch_and_writes_nothing_beside_it(m: int, n: int, k: int, turned: tuple[bool, bool]):
-    def multiply(c: Tensor, a: Tensor, b: Tensor) -> None:
-        c.copy_(torch.bmm(a.transpose(1, 2) if turned[0] else a, b.transpose(1, 2) if turned[1] else b))
+def test_products_are_those_of_torch_and_write_nothing_beside_them(turned: tuple[bool, bool]):
+    def multiply(*tensors: Tensor) -> None:
+        for c, a, b in zip(*(tensors[i::3] for i in range(3)), strict=True):
+            c.copy_(torch.bmm(a.transpose(1, 2) if turned[0] else a, b.transpose(1, 2) if turned[1] else b))
 
     generator = torch.Generator().manual_seed(0)
-    a = torch.randn(LANES, *((k, m) if turned[0] else (m, k)), generator=generator)
-    b = torch.randn(LANES, *((n, k) if turned[1] else (k, n)), generator=generator)
-    program = in_place(multiply, [torch.empty(LANES, m, n), a, b])
-    around = torch.full((LANES + 2, m, n), torch.nan)
-    tape = native.bind(program, LANES, [around[1:-1], a, b], Arena())
+    tensors, wholes = list[Tensor](), list[Tensor]()
+    for m, n, k in [(1, 1, 1), (4, 3, 16), (7, 16, 1), (1, 33, 21), (6, 64, 16), (5, 97, 3), (8, 130, 32), (3, 48, 17)]:
+        wholes.append(torch.full((LANES + 2, m, n), torch.nan))
+        a = torch.randn(LANES, *((k, m) if turned[0] else (m, k)), generator=generator)
+        b = torch.randn(LANES, *((n, k) if turned[1] else (k, n)), generator=generator)
+        tensors += [wholes[-1][1:-1], a, b]
+    expected = [each.clone() for each in tensors]
+    tape = native.bind(in_place(multiply, tensors), LANES, tensors, Arena())
     assert tape
     tape.run()
-    expected = torch.bmm(a.transpose(1, 2) if turned[0] else a, b.transpose(1, 2) if turned[1] else b)
-    torch.testing.assert_close(around[1:-1], expected, rtol=1e-4, atol=1e-5)
-    assert around[0].isnan().all()
-    assert around[-1].isnan().all()
+    multiply(*expected)
+    torch.testing.assert_close(tensors, expected, rtol=1e-4, atol=1e-5)
+    assert all(whole[[0, -1]].isnan().all() for whole in wholes)
 
 
 def copy_what_then_changes(x: Tensor, y: Tensor) -> None:
