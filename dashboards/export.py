@@ -49,14 +49,15 @@ def _images(wanted: Iterable[tuple[go.Figure, str]]) -> list[bytes]:
         return []
     try:
         import kaleido
-        from choreographer.errors import ChromeNotFoundError
+        from choreographer.browsers import Chromium
     except ImportError as error:
         raise FigureError("Static pictures need kaleido. Try: pip install 'adamom[figures]'") from error
+    browser = Chromium.find_browser(skip_local=False)
+    if not browser or not Path(browser).is_file():  # kaleido's server would wait for it for ever
+        raise FigureError("Static pictures need a Chromium. Try: apt install chromium, or plotly_get_chrome")
     try:
         kaleido.start_sync_server(n=1, silence_warnings=True)
         return [bytes(kaleido.calc_fig_sync(figure, opts=_options(figure, kind))) for figure, kind in wanted]
-    except ChromeNotFoundError as error:
-        raise FigureError("Static pictures need a Chromium. Try: apt install chromium, or plotly_get_chrome") from error
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
 

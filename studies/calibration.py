@@ -25,7 +25,8 @@ __all__ = ["Choice", "calibrate"]
 log = logging.getLogger(__name__)
 
 WIDTHS = {"cpu": (8, 16, 32), "cuda": (8, 32, 128, 512)}  # on a CPU wider packs take their steps 32 lanes at a time
-WARM_UP, TIMED = 2, 6  # steps
+WARM_UP, TIMED = 2, 6  # steps, at most
+ENOUGH_SECONDS = 0.1  # of timed steps: long ones differ less from each other
 LOOKS = 2  # at each width, with the other widths between them
 COST = (LOOKS + 1) * (WARM_UP + TIMED)  # of trying one lane, in steps of a trial; writing the program down is one more
 SHARE = 0.015  # of the study's steps may be spent on finding the width; two workers each find it for themselves
@@ -70,7 +71,7 @@ def calibrate(study: Study, device: torch.device) -> Choice:
         packs[width] = pack
     if device.type == "cpu":  # where a neighbour's work may have slowed one of them down, and not the others
         for width, pack in packs.items():
-            seconds[width] = min(seconds[width], timed(pack.step, device) / width)
+            seconds[width] = min(seconds[width], timed(pack.step, device, warm_up=1) / width)
     lanes = min(seconds, key=seconds.__getitem__)
     best = Choice(lanes, seconds[lanes], loop)
     log.info("%s on %s: %s", study.workload, device, best)
@@ -91,18 +92,18 @@ def memory_budget(device: torch.device) -> float:
     return 0.5 * free / len(os.sched_getaffinity(0))
 
 
-def timed(step: Callable[[], object], device: torch.device) -> float:
+def timed(step: Callable[[], object], device: torch.device, warm_up: int = WARM_UP) -> float:
     """The time of the fastest step: whatever else the machine does can only add to it.
 
     On the CPU it is the time this process was given, not the time that passed: on a busy machine a long step, of a wide
     pack, is interrupted more often than a short one, and would look slower than it is.
     """
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    seconds = []
-    for _ in range(WARM_UP + TIMED):
+    seconds: list[float] = []
+    while len(seconds) < warm_up + TIMED and sum(seconds[warm_up:]) < ENOUGH_SECONDS:
         started = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(clock() - started)
-    return min(seconds[WARM_UP:])
+    return min(seconds[warm_up:])

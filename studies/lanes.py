@@ -175,7 +175,7 @@ class Pack:
 
     @cached_property
     def compiled(self) -> bool:
-        """Whether this pack's gradients are a function of machine code here."""
+        """Whether this pack's gradients are a function in machine code."""
         return self.device.type == "cpu" and native.compiles(self.gradient_program, self.destinations)
 
     @property
@@ -222,8 +222,10 @@ class Pack:
     def done_to(
         self, function: Callable[..., None], tensors: Sequence[Tensor], dims: Sequence[int | None], name: str = ""
     ) -> Tape:
-        """What a function does to these tensors. dims: those of their dimensions that count lanes. name: tells apart
-        functions that are called the same."""
+        """What a function does to these tensors.
+
+        dims: those of their dimensions that count lanes. name: tells apart functions that are called the same.
+        """
         program = self.program(programs.in_place, function, tensors, dims, name=f"{function.__name__} {name}")
         lanes = next(each.shape[dim] for each, dim in zip(tensors, dims, strict=True) if dim is not None)
         return self.bound(program, lanes, tensors)
@@ -231,10 +233,12 @@ class Pack:
     def bound(
         self, program: Program, lanes: int, arguments: Sequence[Tensor], destinations: Sequence[Tensor] = ()
     ) -> Tape:
-        """The program for these lanes: one function where it can be compiled, else a list of calls."""
-        return native.bind(program, lanes, arguments, self.arena, destinations) or bind(
-            program, lanes, arguments, self.arena, destinations
-        )
+        """The program for these lanes: one function where this can be compiled, else a list of calls.
+
+        Where the gradients are called, so is all the rest: next to them it costs nothing.
+        """
+        given = (program, lanes, arguments, self.arena, destinations)
+        return (native.bind(*given) if self.compiled else None) or bind(*given)
 
     def state(self, lanes: slice) -> list[Tensor]:
         """The weights and buffers of these lanes."""

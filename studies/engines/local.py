@@ -62,7 +62,7 @@ def compiling() -> str:
     try:
         return f"compiler: {compiler()[0]}"
     except CompilerError as error:
-        return f"compiler: {error}; with gcc, lanes on a CPU would train about twice as fast"
+        return f"compiler: {error}; with gcc, lanes of perceptrons would train about twice as fast on a CPU"
 
 
 @dataclass(frozen=True)

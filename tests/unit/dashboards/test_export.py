@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dashboards import Summary, latex_table, markdown_table, summarise, write_figures
+from dashboards import FigureError, Summary, latex_table, markdown_table, summarise, write_figures
 
 MAGIC = {".svg": b"<svg", ".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-"}
 
@@ -41,6 +41,14 @@ def test_an_unknown_format_is_refused_before_anything_is_written(summary: Summar
     with pytest.raises(ValueError, match=r"Unknown picture format 'gif'\. Known: svg, png, pdf"):
         write_figures(summary, tmp_path / "figures", ("svg", "gif"))
     assert not (tmp_path / "figures").exists()
+
+
+def test_without_a_browser_the_pictures_say_what_to_install(
+    summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no browser"))  # where kaleido looks first
+    with pytest.raises(FigureError, match=r"need a Chromium\. Try: apt install chromium"):
+        write_figures(summary, tmp_path / "figures")
 
 
 def test_markdown_has_a_row_per_arm_and_equal_columns(summary: Summary) -> None:

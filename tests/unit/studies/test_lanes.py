@@ -290,7 +290,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             super().__init__(trials, study, device)
             packs.append([trial.point.arm for trial in trials])
 
-    def one_second(step: Callable[[], object], device: torch.device) -> float:
+    def one_second(step: Callable[[], object], device: torch.device, warm_up: int = 0) -> float:
         step()
         return 1.0
 
