@@ -24,7 +24,7 @@ __all__ = ["Choice", "calibrate"]
 
 log = logging.getLogger(__name__)
 
-WIDTHS = {"cpu": (8, 16, 32), "cuda": (8, 32, 128, 512)}  # on a CPU wider packs take their steps 32 lanes at a time
+WIDTHS = {"cpu": (8, 16, 32), "cuda": (8, 32, 128, 512)}  # on a CPU wider packs take their steps a few lanes at a time
 WARM_UP, TIMED = 2, 6  # steps, at most
 ENOUGH_SECONDS = 0.1  # of timed steps: long ones differ less from each other
 LOOKS = 2  # at each width, with the other widths between them
