@@ -38,7 +38,7 @@ from torch.nn import functional as F
 import adamom
 from storage import Outcome, Point, Store, Study, Trial
 from studies import catalog, spec, training, workloads
-from studies.calibration import WIDTHS, alone, calibrate, timed
+from studies.calibration import TIMED, WIDTHS, alone, calibrate, timed
 from studies.grid import points
 from studies.lanes import Pack
 
@@ -222,8 +222,15 @@ def other_workloads() -> Iterator[Row]:
 
 
 def together(study: Study, trials: list[Trial], device: torch.device) -> float:
-    """Seconds per step and trial of a pack."""
-    return timed(Pack(trials, study, device).step, device) / len(trials)
+    """Seconds per step and trial of a pack, which trains from one evaluation to the next as it does in a study."""
+    pack, budget = Pack(trials, study, device), study.budget
+    stretch = min(budget.evaluated_at[0], budget.steps // (2 + TIMED))  # there are batches for so many
+    list(pack.advance(2))
+
+    def train() -> None:
+        list(pack.advance(pack.steps + stretch))
+
+    return timed(train, device, warm_up=1) / stretch / len(trials)
 
 
 def trials_of(study: Study) -> list[Trial]:

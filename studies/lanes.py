@@ -68,8 +68,7 @@ def finish(pack: Pack, checkpoints: Checkpoints | None) -> Iterator[tuple[Trial,
     for evaluated_at in pack.study.budget.evaluated_at:
         if evaluated_at <= pack.steps:
             continue
-        while pack.steps < evaluated_at:
-            pack.step()
+        for _ in pack.advance(evaluated_at):
             yield pack.trials[0], None
         yield from pack.evaluate()
         if not any(pack.live):
@@ -94,12 +93,15 @@ class Block:
 
     gradient: brings them their batches, and their gradients to where the optimizer wants them.
     looks: the parts in which their validation examples are looked at, each with its share of them.
+    taken: how many steps they have taken, (1,). step: the next one, once there is what the optimizers keep.
     """
 
     parts: list[Slice]
     lanes: slice
     gradient: Tape
     looks: list[tuple[Tape, float]]
+    taken: Tensor
+    step: Tape | None = None
 
 
 class Pack:
@@ -149,7 +151,6 @@ class Pack:
         self.orders = torch.cat(orders).to(self.device)
         first = [seeds.index(trial.point.seed) * budget.steps for trial in self.trials]
         self.first_batch = torch.tensor(first, device=self.device)  # the row of its order, for every lane
-        self.next_step = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def shape_views(self) -> None:
         """The model's parameters, and where their gradients go, as views into the two matrices."""
@@ -199,23 +200,26 @@ class Pack:
         """What is called at every step and at every evaluation, for as many lanes as there are now."""
         self.arena = Arena()
         self.blocks: list[Block] = []
-        self.whole_step: Tape | None = None
         shape = (min(len(self.live), self.together), self.study.budget.batch_size)
         self.examples = (self.training.inputs, self.training.targets)
         inputs, targets = (each.new_empty(*shape, *each.shape[1:]) for each in self.examples)
         for parts in grouped(self.slices, self.together):
             lanes = slice(parts[0].lanes.start, parts[-1].lanes.stop)
             count = lanes.stop - lanes.start
-            gradient = self.gradients(lanes, inputs[:count], targets[:count])
-            self.blocks.append(Block(parts, lanes, gradient, list(self.evaluations(lanes))))
+            taken = torch.full((1,), self.steps, device=self.device)
+            gradient = self.gradients(lanes, taken, inputs[:count], targets[:count])
+            self.blocks.append(Block(parts, lanes, gradient, list(self.evaluations(lanes)), taken))
 
-    def gradients(self, lanes: slice, inputs: Tensor, targets: Tensor) -> Tape:
-        """Bring these lanes their batches and gradients, and note what they show. inputs, targets: for the batches."""
+    def gradients(self, lanes: slice, taken: Tensor, inputs: Tensor, targets: Tensor) -> Tape:
+        """Bring these lanes their batches and gradients, and note what they show.
+
+        taken: how many steps there have been. inputs, targets: for the batches.
+        """
         destinations = [each[lanes] for each in self.destinations]
         arguments = [*self.state(lanes), inputs, targets]
         gradient = self.bound(self.gradient_program, len(inputs), arguments, destinations)
         shown = [*gradient.results, self.losses[lanes], self.all_finite[lanes], self.finite_steps[lanes]]
-        pick = [self.orders, self.first_batch[lanes], self.next_step, *self.examples, inputs, targets]
+        pick = [self.orders, self.first_batch[lanes], taken, *self.examples, inputs, targets]
         batches = self.done_to(next_batches, pick, [None, 0, None, None, None, 0, 0], name=str(tuple(inputs.shape[1:])))
         return Tape([*batches.calls, *gradient.calls, *self.done_to(note, shown, [0, 0, 0, 0]).calls])
 
@@ -262,26 +266,38 @@ class Pack:
 
     def step(self) -> None:
         """One optimizer step of every lane."""
-        if self.steps == 0:  # in which the optimizers make their state
-            for block in self.blocks:
-                block.gradient.run()
-                for part in block.parts:
-                    beta = arms.lane_step(part.rule, part.group)
-                    self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
-            self.next_step += 1
-        else:
-            if not self.whole_step:
-                self.whole_step = Tape(list(self.every_call())).captured(self.device)
-            self.whole_step.run()
-        self.steps += 1
+        for _ in self.advance(self.steps + 1):
+            pass
 
-    def every_call(self) -> Iterator[Call]:
-        """A whole step, block by block."""
+    def advance(self, to: int) -> Iterator[None]:
+        """Train every lane up to that step; yields after every step of a few of them.
+
+        Those that are taken together take all these steps before the next ones do: they are in a core's cache already.
+        """
         for block in self.blocks:
-            yield from block.gradient.calls
-            for part in block.parts:
-                yield from self.moves(part)
-        yield partial(self.next_step.add_, 1)
+            for step in range(self.steps, to):
+                if step == 0:
+                    self.begin(block)
+                else:
+                    block.step = block.step or Tape(list(self.every_call(block))).captured(self.device)
+                    block.step.run()
+                yield
+        self.steps = to
+
+    def begin(self, block: Block) -> None:
+        """The first step, in which the optimizers make their state."""
+        block.gradient.run()
+        for part in block.parts:
+            beta = arms.lane_step(part.rule, part.group)
+            self.betas[part.lanes] += beta.mean(0) if isinstance(beta, Tensor) and beta.ndim == 2 else beta
+        block.taken += 1
+
+    def every_call(self, block: Block) -> Iterator[Call]:
+        """A whole step of a block."""
+        yield from block.gradient.calls
+        for part in block.parts:
+            yield from self.moves(part)
+        yield partial(block.taken.add_, 1)
 
     def evaluate(self) -> Iterator[tuple[Trial, Event]]:
         """What every live lane has to say: its next entry, and its result if it has come to its end."""
@@ -330,7 +346,8 @@ class Pack:
         """Put every lane where its state (by trial id) says it stood. Yields the curves so far."""
         mine = [states[trial.id] for trial in self.trials]
         self.steps = self.evaluated_at = int(mine[0]["step"])
-        self.next_step.fill_(self.steps)
+        for block in self.blocks:
+            block.taken.fill_(self.steps)
         self.finite_steps.fill_(self.steps)  # a lane that was not finite had ended
         self.weights.copy_(torch.stack([state["weights"] for state in mine]))
         for buffer, *copies in zip(self.buffers, *(state["buffers"] for state in mine), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,15 +105,15 @@ def test_code_that_raises_fails_its_trials_with_a_traceback_and_ends(store: Stor
 
 def test_a_pack_that_does_not_fit_is_split_until_it_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    step = lanes.Pack.step
+    advance = lanes.Pack.advance
 
-    def step_of_a_small_device(pack: lanes.Pack) -> None:
+    def advance_of_a_small_device(pack: lanes.Pack, to: int) -> Iterator[None]:
         widths.append(len(pack.live))
         if len(pack.live) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        step(pack)
+        return advance(pack, to)
 
-    monkeypatch.setattr(lanes.Pack, "step", step_of_a_small_device)
+    monkeypatch.setattr(lanes.Pack, "advance", advance_of_a_small_device)
     worker = Worker(store, planned(store), CPU, lanes=CELLS)
     assert worker.work() == CELLS
     assert [width for width in widths if width > 3] == [12, 6], "what did not fit once is not tried again"
@@ -121,10 +122,10 @@ def test_a_pack_that_does_not_fit_is_split_until_it_does(store: Store, monkeypat
 
 
 def test_what_does_not_fit_even_alone_is_a_result_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def step_of_a_tiny_device(pack: lanes.Pack) -> None:
+    def advance_of_a_tiny_device(pack: lanes.Pack, to: int) -> Iterator[None]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(lanes.Pack, "step", step_of_a_tiny_device)
+    monkeypatch.setattr(lanes.Pack, "advance", advance_of_a_tiny_device)
     Worker(store, planned(store), CPU, lanes=4).work(max_trials=4)
     trials = [trial for trial in store.trials("study") if trial.outcome is Outcome.OOM]
     assert len(trials) == 4
