@@ -34,10 +34,10 @@ __all__ = ["Pack", "train"]
 
 ENGINE = "lanes 4"  # whose checkpoints are whose: a plain loop rounds differently
 SAVED = ("weights", "buffers", "optimizer")
-TOGETHER = 32  # lanes, at most, that take a step on a CPU before the next ones do: those that a core's cache holds
-COMPILED = (
-    8  # the same where their step is compiled: then all that is kept of a lane stays, between its gradient and its move
-)
+# Lanes, at most, that take their steps on a CPU before the next ones do: those that a core's cache holds. Where the step
+# is compiled, all that is kept of them stays there from one step to the next.
+TOGETHER = 32
+COMPILED = 8
 
 
 def train(
@@ -181,7 +181,7 @@ class Pack:
 
     @property
     def together(self) -> int:
-        """How many lanes, at most, take their step before the next ones do."""
+        """How many lanes, at most, take their steps before the next ones do."""
         return (COMPILED if self.compiled else TOGETHER) if self.device.type == "cpu" else self.packed
 
     @cached_property
