@@ -34,8 +34,8 @@ __all__ = ["Pack", "train"]
 
 ENGINE = "lanes 4"  # whose checkpoints are whose: a plain loop rounds differently
 SAVED = ("weights", "buffers", "optimizer")
-# Lanes, at most, that take their steps on a CPU before the next ones do: those that a core's cache holds. Where the step
-# is compiled, all that is kept of them stays there from one step to the next.
+# Lanes, at most, that take their steps on a CPU before the next ones do: those that a core's cache holds.
+# Where steps are compiled, all that is kept of them stays there from one step to the next.
 TOGETHER = 32
 COMPILED = 8
 
